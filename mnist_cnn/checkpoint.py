@@ -1,0 +1,132 @@
+"""What is in a checkpoint? All that it takes to use a network, as tensors and primitives, read safely."""
+
+import pickle
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist_cnn.errors import CheckpointError, ConfigError
+from mnist_cnn.images import Preprocessing
+from mnist_cnn.network import Network, build_network
+
+# Where a checkpoint describes itself, and the version of that description.
+KEY = "mnist_cnn"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network out of a checkpoint, ready to use (in evaluation mode), with what it was trained on."""
+
+    network: Network
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    model: str
+    dataset: str
+    cut: dict[str, Any]  # val_fraction, split, seed: how the training set was cut in two
+    training: dict[str, Any]  # optimizer, scheduler, batch size and the like
+    versions: dict[str, str]
+    epoch: int  # of the weights, counted from 1
+
+
+def describe(
+    network: Network,
+    preprocessing: Preprocessing,
+    *,
+    model: str,
+    classes: tuple[str, ...],
+    dataset: str,
+    cut: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a checkpoint stores under KEY, as primitives."""
+    packages = ("mnist-cnn", "torch", "lightning")
+    return {
+        "format": FORMAT,
+        "model": model,
+        "layers": network.layers,
+        "input_shape": list(network.input_shape),
+        "preprocessing": preprocessing.plain(),
+        "classes": list(classes),
+        "dataset": dataset,
+        "cut": dict(cut),
+        "training": dict(training),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint that a path means: the file itself, or the best one of a run folder."""
+    path = Path(path)
+    if path.is_dir():
+        best, last = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+        if not best.exists() and not last.exists():
+            raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt, so not a run folder.")
+        return best if best.exists() else last
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder.")
+    return path
+
+
+def load(path: str | Path) -> TrainedNetwork:
+    """Read a checkpoint file, or the best checkpoint of a run folder, onto the CPU.
+
+    Only tensors and primitives are read, and no more memory is taken than the file has. CheckpointError says what is
+    wrong with a file that can't be used.
+    """
+    file = find(path)
+    content = _read(file)
+    about = content.get(KEY)
+    weights = content.get("state_dict")
+    if not isinstance(about, dict) or not isinstance(weights, dict):
+        raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project (it has no '{KEY}').")
+    if about.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: its format {about.get('format')} is not the one known here, {FORMAT}.")
+    try:
+        with torch.device("meta"):  # shapes only: the weights come from the file
+            network = build_network(about["layers"], tuple(about["input_shape"]), len(about["classes"]))
+        own = {key.removeprefix("network."): value for key, value in weights.items() if key.startswith("network.")}
+        network.load_state_dict(own, strict=True, assign=True)
+        return TrainedNetwork(
+            network.eval().requires_grad_(False),
+            Preprocessing.from_plain(about["preprocessing"]),
+            tuple(map(str, about["classes"])),
+            str(about["model"]),
+            str(about["dataset"]),
+            dict(about["cut"]),
+            dict(about["training"]),
+            dict(about["versions"]),
+            int(content["epoch"]) + 1,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: its network can't be built: {error}") from error
+    except RuntimeError as error:  # load_state_dict, with a line for each difference
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(f"{file}: its weights don't fit its layers: {lines[min(1, len(lines) - 1)]}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: its description is incomplete or damaged ({error!r}).") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "not an allowed global" in str(error):
+            reason = "it holds pickled Python objects, which could run code; nothing of it was loaded"
+        else:
+            reason = "it is not a checkpoint"
+        raise CheckpointError(f"{file}: {reason}.") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        # torch and its zip reader raise all of these for files that are cut short or something else altogether
+        reason = (
+            error.strerror if isinstance(error, OSError) and error.strerror else "not a checkpoint, or a damaged one"
+        )
+        raise CheckpointError(f"{file}: {reason}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project.")
+    return content

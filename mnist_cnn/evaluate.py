@@ -1,0 +1,200 @@
+"""How good is a trained network on a set of images? Every figure of a checkpoint comes from here, in a run or after it.
+
+It always computes in float32 on the CPU in the same batches, so that a checkpoint has one accuracy and one loss.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+from mnist_cnn import datasets
+from mnist_cnn.checkpoint import TrainedNetwork
+from mnist_cnn.data import split_indices
+from mnist_cnn.datasets import Images
+from mnist_cnn.errors import DataError
+
+SPLITS = ("test", "val", "train")
+_BATCH = 1000
+
+
+class ClassScore(NamedTuple):
+    """How one class fares; `support` is the number of its images. 0 where a ratio has no denominator."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One image that was given another class than its own; `index` counts from 0 in the evaluated images."""
+
+    index: int
+    true: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome on N images of K classes: `probabilities` (N, K) float32 and `labels` (N,).
+
+    `loss` is the mean cross-entropy (negative log-likelihood) in nats.
+    """
+
+    dataset: str
+    split: str
+    classes: tuple[str, ...]
+    probabilities: Tensor
+    labels: Tensor
+    loss: float
+
+    @property
+    def total(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+    @cached_property
+    def correct(self) -> int:
+        """The number of images given their own class."""
+        return int((self.predicted == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of images given their own class."""
+        return self.correct / self.total
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """(N,): the class of highest probability."""
+        return self.probabilities.argmax(1)
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """(K, K) counts: row the true class, column the predicted one."""
+        return multiclass_confusion_matrix(self.predicted, self.labels, len(self.classes))
+
+    @cached_property
+    def calibration_error(self) -> float:
+        """Expected calibration error: the mean gap between probability and accuracy over 15 bins (Guo et al. 2017)."""
+        return float(multiclass_calibration_error(self.probabilities, self.labels, len(self.classes), n_bins=15))
+
+    @cached_property
+    def per_class(self) -> list[ClassScore]:
+        """Precision, recall and F1 of every class."""
+        hits, given, true = self.confusion.diag(), self.confusion.sum(0), self.confusion.sum(1)
+        precision, recall, f1 = (
+            hits / given.clamp(min=1),
+            hits / true.clamp(min=1),
+            2 * hits / (given + true).clamp(min=1),
+        )
+        columns = (precision.tolist(), recall.tolist(), f1.tolist(), true.tolist())
+        return [ClassScore(*row) for row in zip(self.classes, *columns, strict=True)]
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean of the classes' F1, every class counting the same."""
+        return sum(score.f1 for score in self.per_class) / len(self.per_class)
+
+    def top_confusions(self, most: int = 5) -> list[tuple[str, str, int]]:
+        """The most frequent (true, predicted, count) among the mistakes."""
+        wrong = self.confusion.clone().fill_diagonal_(0)
+        counts, places = wrong.flatten().sort(descending=True, stable=True)
+        pairs = [
+            (divmod(place, len(self.classes)), count)
+            for place, count in zip(places.tolist(), counts.tolist(), strict=True)
+        ]
+        return [(self.classes[true], self.classes[given], count) for (true, given), count in pairs[:most] if count]
+
+    def mistakes(self, most: int) -> list[Mistake]:
+        """The mistakes, the most confident first."""
+        wrong = (self.predicted != self.labels).nonzero().flatten()
+        confidence = self.probabilities.max(1).values[wrong]
+        order = wrong[confidence.argsort(descending=True, stable=True)][:most].tolist()
+        return [
+            Mistake(
+                i, self.classes[self.labels[i]], self.classes[self.predicted[i]], float(self.probabilities[i].max())
+            )
+            for i in order
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """As primitives, for JSON."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "correct": self.correct,
+            "total": self.total,
+            "macro_f1": self.macro_f1,
+            "ece": self.calibration_error,
+            "nll": self.loss,
+            "per_class": [score._asdict() for score in self.per_class],
+            "top_confusions": [
+                {"true": true, "predicted": predicted, "count": count}
+                for true, predicted, count in self.top_confusions()
+            ],
+            "confusion_matrix": self.confusion.tolist(),
+        }
+
+    def text(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.dataset}, {self.split}: {self.total:,} images",
+            f"accuracy  {self.accuracy:.2%}  ({self.correct:,} right, {self.total - self.correct:,} wrong)",
+            f"loss      {self.loss:.4f}  (negative log-likelihood)",
+            f"ECE       {self.calibration_error:.4f}  (expected calibration error, 15 bins)",
+            "",
+            f"{'class':<12} precision  recall      F1  images",
+        ]
+        for score in self.per_class:
+            lines.append(
+                f"{score.name:<12} {score.precision:9.2%} {score.recall:7.2%} {score.f1:7.2%} {score.support:7,}"
+            )
+        confusions = self.top_confusions()
+        if confusions:
+            lines += ["", "most frequent mistakes"]
+            lines += [f"{true} taken for {predicted}: {count}" for true, predicted, count in confusions]
+        return "\n".join(lines)
+
+
+@torch.inference_mode()
+def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
+    """Run a network over images, uint8 (N, C, H, W)."""
+    probabilities, loss = [], 0.0
+    for start in range(0, len(images), _BATCH):
+        labels = images.labels[start : start + _BATCH]
+        logits = trained.network(trained.preprocessing(images.images[start : start + _BATCH]))
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        probabilities.append(logits.softmax(1))
+    return Evaluation(dataset, split, trained.classes, torch.cat(probabilities), images.labels, loss / len(images))
+
+
+def split_of(trained: TrainedNetwork, split: str, name: str, root: str | Path) -> Images:
+    """The images of `test`, `val` or `train` of a data set that is in `root`, cut as it was for this network.
+
+    DataError where they are not there or are not of the network's shape or number of classes.
+    """
+    shape, wanted = datasets.input_shape(name), trained.network.input_shape
+    if shape != wanted:
+        raise DataError(
+            f"{name} has images of {'×'.join(map(str, shape))}, the network takes {'×'.join(map(str, wanted))}."
+        )
+    dataset = datasets.load(name, root)
+    if len(dataset.classes) != len(trained.classes):
+        raise DataError(f"{name} has {len(dataset.classes)} classes, the network {len(trained.classes)}.")
+    if split == "test":
+        return dataset.test
+    cut = trained.cut
+    train, val = split_indices(dataset.train.labels, cut["val_fraction"], cut["split"], cut["seed"])
+    chosen = val if split == "val" else train
+    return Images(dataset.train.images[chosen], dataset.train.labels[chosen])

@@ -1,0 +1,92 @@
+"""What happened in each epoch? Recorded for the report, kept in every checkpoint, and shown while it happens."""
+
+import math
+import sys
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from mnist_cnn.module import Classifier
+
+Row = dict[str, float]
+
+
+class History(Callback):
+    """A row an epoch: `epoch` (from 1), `train/…`, `val/…`, `lr`, and `seconds` of training and validation."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.images = 0  # seen in training by this process, in the epochs of `rows`
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, and draw this epoch's random numbers from the seed and the epoch alone.
+
+        So an epoch is the same whether the run has come to it in one go or was resumed before it.
+        """
+        assert isinstance(pl_module, Classifier)
+        seed: int = pl_module.about["training"]["seed"]
+        torch.manual_seed((seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank) % 2**63)
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the epoch and print its line."""
+        row: Row = {"epoch": trainer.current_epoch + 1}
+        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+            if name in trainer.callback_metrics:
+                row[name] = float(trainer.callback_metrics[name])
+        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row["seconds"] = time.monotonic() - self._start
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            Tqdm.write(epoch_line(row, trainer.max_epochs), file=sys.stderr)
+        if not math.isfinite(row.get("train/loss", 0.0)):
+            print("The loss is no longer a number: training stops. A smaller optimizer.lr may help.", file=sys.stderr)
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint of the run that goes on."""
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+
+class Progress(TQDMProgressBar):
+    """One bar for the running epoch, with its loss and accuracy so far; nothing where no terminal is looking."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=20, leave=False)
+        if not sys.stderr.isatty():
+            self.disable()
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Lightning's bars go to standard output, where only results belong."""
+        return Tqdm(disable=self.is_disabled, leave=False, dynamic_ncols=True, file=sys.stderr, smoothing=0)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Validation takes a moment; no bar of its own."""
+        return Tqdm(disable=True)
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands behind the bar; asked for at each refresh, not at each step."""
+        assert isinstance(pl_module, Classifier)
+        shown = pl_module.train_metrics.compute()
+        return {name: f"{float(value):{'.4f' if name == 'loss' else '.2%'}}" for name, value in shown.items()}
+
+
+def epoch_line(row: Row, epochs: int | None) -> str:
+    """`epoch  3/12  loss 0.0512  accuracy 98.41%  val loss 0.0433  val accuracy 98.75%  8.1 s`."""
+    cells = [f"epoch {row['epoch']:>2.0f}/{epochs}"]
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        if name in row:
+            label = name.replace("train/", "").replace("/", " ")
+            cells.append(f"{label} {row[name]:.4f}" if name.endswith("loss") else f"{label} {row[name]:.2%}")
+    return "  ".join([*cells, f"{row['seconds']:.1f} s"])

@@ -1,0 +1,222 @@
+"""How does a configuration become a run? The run's folder, callbacks and loggers, Lightning's Trainer, and the end."""
+
+import logging
+import os
+import re
+import signal
+import warnings
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_cnn import checkpoint
+from mnist_cnn.config import Config
+from mnist_cnn.data import MNISTDataModule
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.evaluate import evaluate
+from mnist_cnn.history import History, Progress
+from mnist_cnn.module import Classifier
+from mnist_cnn.network import Network
+from mnist_cnn.report import Run, write_report
+
+T = TypeVar("T")
+
+
+def classifier(config: Config, network: Network, data: MNISTDataModule) -> Classifier:
+    """The module to train, with all that its checkpoints will say of it."""
+    assert data.dataset is not None
+    about = checkpoint.describe(
+        network,
+        data.preprocessing,
+        model=config.model.name,
+        classes=data.dataset.classes,
+        dataset=data.dataset.name,
+        cut={"val_fraction": config.data.val_fraction, "split": config.data.split, "seed": config.seed},
+        training={
+            "seed": config.seed,
+            "batch_size": config.data.batch_size,
+            "max_epochs": config.trainer.max_epochs,
+            "precision": config.trainer.precision,
+            "optimizer": asdict(config.optimizer),
+            "scheduler": asdict(config.scheduler),
+        },
+    )
+    return Classifier(network, config.optimizer, config.scheduler, about)
+
+
+def make_run_dir(config: Config, dataset: str) -> Path:
+    """Make the folder of this run, which no other run shares; ConfigError where the one asked for is taken."""
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return Path(os.devnull)  # only the first process of a run writes
+    if config.resume:
+        return Path(config.resume)
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    if hydra is not None and hydra.mode == RunMode.MULTIRUN:
+        settings = re.sub(r"[^\w.,=+-]", "_", hydra.job.override_dirname)[:100]
+        wanted = Path(hydra.sweep.dir) / f"{hydra.job.num}_{settings}"
+    elif config.run_dir:
+        wanted = Path(config.run_dir)
+        if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
+            raise ConfigError(f"run_dir={wanted}: it is there already; name another, or go on with resume={wanted}")
+        return _made(wanted, exist_ok=True)
+    else:
+        wanted = Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}"
+    number, folder = 1, wanted
+    while folder.exists():  # made by a run of the same second
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    try:
+        return _made(folder, exist_ok=False)
+    except FileExistsError:  # made since we looked
+        return make_run_dir(config, dataset)
+
+
+def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Trainer:
+    """Lightning's Trainer for this run; the run's folder gets the record of what was asked for."""
+    composed = OmegaConf.create(composed)
+    composed.run_dir = str(run_dir)
+    _quiet()
+    try:
+        trainer = pl.Trainer(
+            accelerator=config.trainer.accelerator,
+            devices=config.trainer.devices,
+            strategy=config.trainer.strategy,
+            precision=config.trainer.precision,  # type: ignore[arg-type]  # a Literal there, checked by config here
+            max_epochs=config.trainer.max_epochs,
+            deterministic=config.trainer.deterministic,
+            callbacks=[*_instantiated(composed, "callbacks", Callback), History(), Progress()],
+            logger=_instantiated(composed, "logger", Logger)  # type: ignore[type-abstract]
+            or False,
+            default_root_dir=run_dir,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,  # train.py prints one that says more
+            use_distributed_sampler=False,  # the data module shares the images out itself
+            **config.trainer.extra,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if trainer.is_global_zero:
+        OmegaConf.save(composed, run_dir / "config.yaml")
+        if HydraConfig.initialized():
+            OmegaConf.save(HydraConfig.get().overrides.task, run_dir / "overrides.yaml")
+    return trainer
+
+
+def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: str | None) -> None:
+    """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set."""
+    last = Path(resume) / "checkpoints" / "last.ckpt" if resume else None
+    if last is not None and not last.exists():
+        raise ConfigError(f"resume={resume}: it has no checkpoints/last.ckpt to go on from.")
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except SystemExit:  # how Lightning leaves after Ctrl-C
+        if not trainer.interrupted:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
+    """Evaluate the kept checkpoint, write `metrics.json` and the report, print the results and return the metrics.
+
+    On the first process only; the others return None.
+    """
+    if not trainer.is_global_zero:
+        return None
+    history = next(
+        item
+        for item in trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        if isinstance(item, History)
+    )
+    trained = checkpoint.load(run_dir)
+    run = Run(
+        folder=run_dir,
+        trained=trained,
+        network=module.network,
+        history=history.rows,
+        interrupted=trainer.interrupted,
+        images_per_epoch=min(len(data.train), int(trainer.num_training_batches) * data.config.batch_size),
+        train_images=data.train,
+        test_images=data.test,
+        val=evaluate(trained, data.val, data.dataset_name, "val"),
+        test=evaluate(trained, data.test, data.dataset_name, "test"),
+        fallback=data.config.name == "auto" and data.dataset_name != "mnist",
+        data_root=data.config.root,
+        settings=(run_dir / "config.yaml").read_text(),
+    )
+    metrics = write_report(run)
+    print("\n".join(f"{what:<11} {value}" for what, value in run.results()))
+    return metrics
+
+
+class BestAndLast(ModelCheckpoint):
+    """Lightning's ModelCheckpoint for a folder that may be moved, and with a `last.ckpt` also of an unfinished epoch."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score so far, for the folder where the run is now."""
+        assert self.dirpath is not None
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Where even the first epoch was not finished, keep what there is."""
+        last = Path(str(self.dirpath)) / "last.ckpt"
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.global_step and not last.exists():
+            trainer.save_checkpoint(last)
+
+
+def _made(folder: Path, exist_ok: bool) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder}: can't be made: {error.strerror}.") from error
+    return folder
+
+
+def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:
+    """The callbacks or loggers that the configuration names; the one place where a setting becomes code."""
+    objects = []
+    for name, node in (composed[group] or {}).items():
+        if node is None:
+            continue  # callbacks.checkpoint=null switches it off
+        try:
+            made = instantiate(node)
+        except (InstantiationException, OmegaConfBaseException, TypeError, ValueError, ImportError) as error:
+            cause = error.__cause__ or error
+            raise ConfigError(f"{group}.{name}: {' '.join(str(cause).split())}") from error
+        if not isinstance(made, kind):
+            raise ConfigError(f"{group}.{name}: _target_ must name a {kind.__name__} of Lightning, got {made!r}.")
+        objects.append(made)
+    return objects
+
+
+def _quiet() -> None:
+    """What Lightning says at the start of every run, and what its advice is that does not fit ours."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Batches are gathered in memory; worker processes would only copy them.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # A run that goes on writes into its own folder.
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    # Fewer steps than log_every_n_steps: metrics are logged by epoch.
+    warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")

@@ -1,0 +1,43 @@
+"""Train a network: configuration → network → data → module → trainer → report. `python train.py --help` says how."""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mnist_cnn.overrides import command_line
+
+
+def train(composed: DictConfig) -> float | None:
+    """One run, as configured; returns the validation accuracy, which is what a search may optimise."""
+    from mnist_cnn.config import typed
+
+    config = typed(composed)  # a setting that can't be ends here, before anything is made or fetched
+
+    from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
+
+    from mnist_cnn.data import MNISTDataModule
+    from mnist_cnn.datasets import CLASSES, input_shape
+    from mnist_cnn.network import build_network
+    from mnist_cnn.training import build_trainer, classifier, finish, fit, make_run_dir
+
+    seed_everything(config.seed, verbose=False)
+    network = build_network(config.model.layers, input_shape(config.data.name), CLASSES)
+    print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
+
+    data = MNISTDataModule(config.data, config.seed)
+    data.prepare_data()
+    data.setup()
+
+    module = classifier(config, network, data)
+    run_dir = make_run_dir(config, data.dataset_name)
+    trainer = build_trainer(config, composed, run_dir)
+    fit(trainer, module, data, config.resume)
+    results = finish(trainer, module, data, run_dir)
+    if trainer.interrupted:
+        raise KeyboardInterrupt  # ends a sweep too
+    return results["val/accuracy"] if results else None
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(train, Path(__file__).parent / "conf"))
