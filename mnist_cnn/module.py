@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,7 +57,7 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch: the training part is complete by now, and the best checkpoint is chosen after this."""
-        if self.trainer.training:
+        if self.trainer.state.fn == TrainerFn.FITTING:
             self._log("train", self.train_metrics)
         self._log("val", self.val_metrics)
 

@@ -119,7 +119,7 @@ def write_report(run: Run) -> dict[str, Any]:
     return metrics
 
 
-# --- figures, of a size that can be read on a phone too ----------------------------------------------------------------
+# --- figures, of a size that can be read on a phone too --------------------------------------------------------------
 
 
 def curves(history: Sequence[Row], what: str) -> Figure:
@@ -250,7 +250,8 @@ def page(run: Run, pictures: dict[str, bytes]) -> str:
 <section><small>The training curves are the mean over an epoch while the weights move, with dropout on; the validation
 curves are taken at the epoch's end. So validation can look better than training.</small></section>
 <div class="pair">
-<section><h2>Confusion matrix (test)</h2>{image("confusion_matrix.png", "confusion matrix on the test images")}</section>
+<section><h2>Confusion matrix (test)</h2>
+{image("confusion_matrix.png", "confusion matrix on the test images")}</section>
 <section><h2>Classes (test)</h2><div class="wide"><table>
 <tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>{classes}</table></div>
 <p>Macro F1 {run.test.macro_f1:.2%}. Expected calibration error {run.test.calibration_error:.4f}.</p></section>

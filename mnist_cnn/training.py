@@ -164,7 +164,7 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
 
 
 class BestAndLast(ModelCheckpoint):
-    """Lightning's ModelCheckpoint for a folder that may be moved, and with a `last.ckpt` also of an unfinished epoch."""
+    """Lightning's ModelCheckpoint, for a folder that may be moved, and with a `last.ckpt` of an unfinished epoch too."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score so far, for the folder where the run is now."""
@@ -214,6 +214,8 @@ def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:
 def _quiet() -> None:
     """What Lightning says at the start of every run, and what its advice is that does not fit ours."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Lightning 2.6 calls a name of torch 2.15 by its former way.
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
     # Batches are gathered in memory; worker processes would only copy them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # A run that goes on writes into its own folder.
