@@ -19,8 +19,9 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.data import MNISTDataModule
     from mnist_cnn.datasets import CLASSES, input_shape
     from mnist_cnn.network import build_network
-    from mnist_cnn.training import build_trainer, classifier, finish, fit, make_run_dir
+    from mnist_cnn.training import build_trainer, check, classifier, finish, fit, make_run_dir
 
+    check(config)
     seed_everything(config.seed, verbose=False)
     network = build_network(config.model.layers, input_shape(config.data.name), CLASSES)
     print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)

@@ -3,6 +3,7 @@
 `conf/` holds the values and says what they mean; the dataclasses here hold their types, and what must be true of them.
 """
 
+import difflib
 import inspect
 import math
 from collections.abc import Iterator
@@ -157,13 +158,23 @@ def explain_value(error: OmegaConfBaseException, config: DictConfig) -> str:
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """`did_you_mean` for dotted keys: the group may be missing or right, or the last part misspelt."""
+    """` Did you mean x?` for a dotted key: each wrong part mended on its own, or a missing group added."""
+    path: list[str] = []
+    for part in key.split("."):
+        depth = len(path)
+        options = {
+            name.split(".")[depth] for name in known if name.split(".")[:depth] == path and name.count(".") >= depth
+        }
+        near = [part] if part in options else difflib.get_close_matches(part, sorted(options), n=1)
+        path += near
+        if not near:
+            break
+    else:
+        return f" Did you mean {'.'.join(path)}?"
     leaf = key.rpartition(".")[2]
-    same_leaf = [name for name in known if name.rpartition(".")[2] == leaf]
-    if same_leaf:
-        return f" Did you mean {same_leaf[0]}?"
     leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-    return did_you_mean(key, known) or did_you_mean(leaf, leaves)
+    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
+    return f" Did you mean {leaves[near[0]]}?" if near else ""
 
 
 def _schema_keys(schema: Any, path: str = "") -> Iterator[str]:

@@ -308,8 +308,9 @@ def _torchvision(name: str) -> Any:
 def _one_archive_advice(name: str, root: Path, archive: Path, tried: str) -> str:
     return (
         f"{name} is not in {root} and could not be downloaded. Tried:\n{_indented(tried)}\n"
-        f"  Put {archive.name} into {archive.parent}, or name a folder or web address that has it: data.mirror=ADDRESS;\n"
-        f"  or take the bundled digits, which need no network: data=digits model=baseline"
+        f"  To go on, do one of these:\n  - put {archive.name} into {archive.parent}\n"
+        f"  - name a folder or web address that has it: data.mirror=ADDRESS\n"
+        f"  - take the bundled digits, which need no network: data=digits"
     )
 
 

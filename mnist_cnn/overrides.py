@@ -20,10 +20,14 @@ from mnist_cnn.config import explain_value, nearest_key
 from mnist_cnn.errors import ConfigError, UserError, did_you_mean
 
 # `hydra --help` lists them; anything else that begins with a dash is a setting written in another program's way.
-FLAGS = """
---help -h --hydra-help --version --cfg -c --resolve --package -p --run -r --multirun -m --shell-completion -sc
---config-path -cp --config-name -cn --config-dir -cd --experimental-rerun --info -i
-""".split()
+FLAGS = {
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+}
+
+# Used by conf/config.yaml: the first of two values that is not null.
+OmegaConf.register_new_resolver("or", lambda value, default: default if value is None else value, replace=True)
 
 
 def command_line(task: Callable[[DictConfig], Any], conf: Path) -> int:
@@ -46,10 +50,14 @@ def command_line(task: Callable[[DictConfig], Any], conf: Path) -> int:
     try:
         sys.argv[1:] = with_resumed(_without_foreign_flags(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
-    except (UserError, HydraException) as error:
+    except UserError as error:
         if tracebacks:
             raise
-        return _tell(error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:])))
+        return _tell(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        if tracebacks:
+            raise
+        return _tell(ConfigError(explain(error, conf, sys.argv[1:])))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # the shells' number for it
@@ -96,7 +104,7 @@ def _recorded(folder: str) -> list[str]:
     return lines
 
 
-def explain(error: HydraException, conf: Path, arguments: list[str]) -> str:
+def explain(error: HydraException | OmegaConfBaseException, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -115,8 +123,9 @@ def explain(error: HydraException, conf: Path, arguments: list[str]) -> str:
         if "is not in struct" in str(error.__cause__):
             further = f" A further argument is added with +{key}=…" if key.count(".") > 1 else ""
             return f"{key}: no such key.{nearest_key(key, known)}{further} See: python train.py --help"
-    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
-        return explain_value(error.__cause__, OmegaConf.create())
+    refused = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(refused, OmegaConfBaseException):
+        return explain_value(refused, OmegaConf.create())
     return text.splitlines()[0]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -25,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mnist_cnn import checkpoint
 from mnist_cnn.config import Config
 from mnist_cnn.data import MNISTDataModule
+from mnist_cnn.download import mirror_address
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.history import History, Progress
@@ -33,6 +35,22 @@ from mnist_cnn.network import Network
 from mnist_cnn.report import Run, write_report
 
 T = TypeVar("T")
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError where this machine or its folders can't do what is asked; nothing is made or fetched yet."""
+    accelerator = config.trainer.accelerator
+    if accelerator in ("cuda", "gpu", "mps") and not _has(accelerator):
+        kind = "Apple" if accelerator == "mps" else "NVIDIA"
+        raise ConfigError(f"trainer.accelerator={accelerator}: torch finds no {kind} GPU here; take trainer=cpu.")
+    if config.data.mirror:
+        mirror_address(config.data.mirror)
+    if config.resume and not (last := Path(config.resume) / "checkpoints" / "last.ckpt").exists():
+        raise ConfigError(f"resume={config.resume}: nothing to go on from, {last} does not exist.")
+    if config.run_dir and not _sweeping() and not config.resume and not _is_free(Path(config.run_dir)):
+        raise ConfigError(f"run_dir={config.run_dir}: it is there already; name another, or resume={config.run_dir}")
+    if config.trainer.strategy.startswith("ddp") and _sweeping():
+        raise ConfigError("trainer=ddp: its processes can't share a sweep (-m); start one run after another.")
 
 
 def classifier(config: Config, network: Network, data: MNISTDataModule) -> Classifier:
@@ -58,30 +76,27 @@ def classifier(config: Config, network: Network, data: MNISTDataModule) -> Class
 
 
 def make_run_dir(config: Config, dataset: str) -> Path:
-    """Make the folder of this run, which no other run shares; ConfigError where the one asked for is taken."""
+    """Make the folder of this run, which no other run shares."""
     if getattr(rank_zero_only, "rank", 0) != 0:
         return Path(os.devnull)  # only the first process of a run writes
     if config.resume:
         return Path(config.resume)
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    if hydra is not None and hydra.mode == RunMode.MULTIRUN:
+    if _sweeping():
+        hydra = HydraConfig.get()
         settings = re.sub(r"[^\w.,=+-]", "_", hydra.job.override_dirname)[:100]
         wanted = Path(hydra.sweep.dir) / f"{hydra.job.num}_{settings}"
-    elif config.run_dir:
-        wanted = Path(config.run_dir)
-        if wanted.exists() and (not wanted.is_dir() or any(wanted.iterdir())):
-            raise ConfigError(f"run_dir={wanted}: it is there already; name another, or go on with resume={wanted}")
-        return _made(wanted, exist_ok=True)
     else:
-        wanted = Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}"
-    number, folder = 1, wanted
-    while folder.exists():  # made by a run of the same second
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    try:
-        return _made(folder, exist_ok=False)
-    except FileExistsError:  # made since we looked
-        return make_run_dir(config, dataset)
+        wanted = Path(config.run_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
+    folder, number = wanted, 1
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=_is_free(folder) and config.run_dir is not None)
+            return folder
+        except FileExistsError:  # made by another run in this second
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise ConfigError(f"run_dir={folder}: it can't be made: {error.strerror}.") from error
 
 
 def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Trainer:
@@ -118,8 +133,6 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
 def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: str | None) -> None:
     """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set."""
     last = Path(resume) / "checkpoints" / "last.ckpt" if resume else None
-    if last is not None and not last.exists():
-        raise ConfigError(f"resume={resume}: it has no checkpoints/last.ckpt to go on from.")
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -164,7 +177,7 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
 
 
 class BestAndLast(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, for a folder that may be moved, and with a `last.ckpt` of an unfinished epoch too."""
+    """Lightning's ModelCheckpoint, for a folder that may be moved; with a `last.ckpt` of an unfinished epoch too."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score so far, for the folder where the run is now."""
@@ -184,14 +197,16 @@ class BestAndLast(ModelCheckpoint):
             trainer.save_checkpoint(last)
 
 
-def _made(folder: Path, exist_ok: bool) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        raise ConfigError(f"run_dir={folder}: can't be made: {error.strerror}.") from error
-    return folder
+def _has(accelerator: str) -> bool:
+    return torch.backends.mps.is_available() if accelerator == "mps" else torch.cuda.is_available()
+
+
+def _sweeping() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:
