@@ -15,6 +15,7 @@ def train(composed: DictConfig) -> float | None:
     config = typed(composed)  # a setting that can't be ends here, before anything is made or fetched
 
     from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
+    from lightning.pytorch.utilities import rank_zero_only
 
     from mnist_cnn.data import MNISTDataModule
     from mnist_cnn.datasets import CLASSES, input_shape
@@ -24,7 +25,7 @@ def train(composed: DictConfig) -> float | None:
     check(config)
     seed_everything(config.seed, verbose=False)
     network = build_network(config.model.layers, input_shape(config.data.name), CLASSES)
-    print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
+    rank_zero_only(print)(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
     data = MNISTDataModule(config.data, config.seed)
     data.prepare_data()

@@ -87,7 +87,7 @@ class Classifier(pl.LightningModule):
 
     def _log(self, part: str, metrics: "Measured") -> None:
         for name, value in metrics.compute().items():
-            self.log(f"{part}/{name}", value)
+            self.log(f"{part}/{name}", value, sync_dist=True)  # the same value in every process already
         metrics.reset()
 
 

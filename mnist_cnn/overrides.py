@@ -35,16 +35,20 @@ def command_line(task: Callable[[DictConfig], Any], conf: Path) -> int:
 
     A user's mistake ends in one line on standard error. HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
-    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    asked = os.environ.get("HYDRA_FULL_ERROR")
+    tracebacks = asked == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would print
 
     def job(composed: DictConfig) -> Any:
+        os.environ["HYDRA_FULL_ERROR"] = asked or "0"  # processes that the task starts have a user of their own
         try:
             return task(composed)
         except UserError as error:
             if tracebacks or HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # in a sweep, Hydra says which run it was and goes on with the others
             raise SystemExit(_tell(error)) from None
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
 
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__  # Hydra names the program after them
     try:

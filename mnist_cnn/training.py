@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 def check(config: Config) -> None:
     """Raise ConfigError where this machine or its folders can't do what is asked; nothing is made or fetched yet."""
+    if not _is_first_process():
+        return
     accelerator = config.trainer.accelerator
     if accelerator in ("cuda", "gpu", "mps") and not _has(accelerator):
         kind = "Apple" if accelerator == "mps" else "NVIDIA"
@@ -77,8 +79,8 @@ def classifier(config: Config, network: Network, data: MNISTDataModule) -> Class
 
 def make_run_dir(config: Config, dataset: str) -> Path:
     """Make the folder of this run, which no other run shares."""
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        return Path(os.devnull)  # only the first process of a run writes
+    if not _is_first_process():
+        return Path(os.devnull)  # where nobody writes
     if config.resume:
         return Path(config.resume)
     if _sweeping():
@@ -131,8 +133,12 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
 
 
 def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: str | None) -> None:
-    """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set."""
-    last = Path(resume) / "checkpoints" / "last.ckpt" if resume else None
+    """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set.
+
+    A run that was stopped before its first epoch was finished begins again: what it kept is half an epoch.
+    """
+    kept = Path(resume) / "checkpoints" if resume else None
+    last = kept / "last.ckpt" if kept and (kept / "best.ckpt").exists() else None
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -162,7 +168,9 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
         network=module.network,
         history=history.rows,
         interrupted=trainer.interrupted,
-        images_per_epoch=min(len(data.train), int(trainer.num_training_batches) * data.config.batch_size),
+        images_per_epoch=min(
+            len(data.train), int(trainer.num_training_batches) * data.config.batch_size * trainer.world_size
+        ),
         train_images=data.train,
         test_images=data.test,
         val=evaluate(trained, data.val, data.dataset_name, "val"),
@@ -195,6 +203,11 @@ class BestAndLast(ModelCheckpoint):
         last = Path(str(self.dirpath)) / "last.ckpt"
         if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.global_step and not last.exists():
             trainer.save_checkpoint(last)
+
+
+def _is_first_process() -> bool:
+    """Whether this is the one of a run's processes that writes and prints; Lightning reads it off the environment."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _has(accelerator: str) -> bool:
