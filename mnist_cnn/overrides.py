@@ -88,7 +88,9 @@ def with_resumed(arguments: list[str]) -> list[str]:
     if not folders or folders[-1] in ("", "null"):
         return arguments
     said = {_key(argument) for argument in arguments}
-    return [line for line in _recorded(folders[-1]) if _key(line) not in said] + arguments
+    kept = [line for line in _recorded(folders[-1]) if _key(line) not in said]
+    print(f"resuming {folders[-1]}: {' '.join(kept) or 'no settings'}", file=sys.stderr)
+    return kept + arguments
 
 
 def _recorded(folder: str) -> list[str]:

@@ -193,7 +193,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff; m
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
 section { margin: 2rem 0; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem; margin: 2rem 0; }
 .pair section { margin: 0; min-width: 0; }
 img { display: block; width: 100%; max-width: 34rem; height: auto; }
 .wide { overflow-x: auto; }
@@ -205,6 +205,7 @@ th:first-child, td:first-child { text-align: left; }
 .warning { background: #fff1df; border-left: .4rem solid #d9730d; padding: .6rem 1rem; }
 pre { overflow-x: auto; background: #f4f6f9; padding: .8rem; font-size: .82rem; line-height: 1.4; }
 small { color: #5a6675; }
+@media (max-width: 30rem) { th, td { font-size: .85rem; padding-right: .4rem; } }
 """
 
 

@@ -1,9 +1,11 @@
 """How does a configuration become a run? The run's folder, callbacks and loggers, Lightning's Trainer, and the end."""
 
+import contextlib
 import logging
 import os
 import re
 import signal
+import sys
 import warnings
 from dataclasses import asdict
 from datetime import datetime
@@ -85,7 +87,8 @@ def make_run_dir(config: Config, dataset: str) -> Path:
         return Path(config.resume)
     if _sweeping():
         hydra = HydraConfig.get()
-        settings = re.sub(r"[^\w.,=+-]", "_", hydra.job.override_dirname)[:100]
+        varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
+        settings = re.sub(r"[^\w.,=+-]", "_", ",".join(varied))[:100]
         wanted = Path(hydra.sweep.dir) / f"{hydra.job.num}_{settings}"
     else:
         wanted = Path(config.run_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
@@ -107,16 +110,31 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
     composed.run_dir = str(run_dir)
     _quiet()
     try:
-        trainer = pl.Trainer(
+        callbacks = _instantiated(composed, "callbacks", Callback)
+        loggers = _instantiated(composed, "logger", Logger)  # type: ignore[type-abstract]
+        trainer = _trainer(config, [*callbacks, History(), Progress()], loggers, run_dir)
+    except ConfigError:
+        with contextlib.suppress(OSError):
+            run_dir.rmdir()  # a run that never began leaves no folder
+        raise
+    if trainer.is_global_zero:
+        OmegaConf.save(composed, run_dir / "config.yaml")
+        if HydraConfig.initialized():
+            OmegaConf.save(HydraConfig.get().overrides.task, run_dir / "overrides.yaml")
+    return trainer
+
+
+def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> pl.Trainer:
+    try:
+        return pl.Trainer(
             accelerator=config.trainer.accelerator,
             devices=config.trainer.devices,
             strategy=config.trainer.strategy,
             precision=config.trainer.precision,  # type: ignore[arg-type]  # a Literal there, checked by config here
             max_epochs=config.trainer.max_epochs,
             deterministic=config.trainer.deterministic,
-            callbacks=[*_instantiated(composed, "callbacks", Callback), History(), Progress()],
-            logger=_instantiated(composed, "logger", Logger)  # type: ignore[type-abstract]
-            or False,
+            callbacks=callbacks,
+            logger=loggers or False,
             default_root_dir=run_dir,
             num_sanity_val_steps=0,
             enable_model_summary=False,  # train.py prints one that says more
@@ -125,11 +143,6 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-    if trainer.is_global_zero:
-        OmegaConf.save(composed, run_dir / "config.yaml")
-        if HydraConfig.initialized():
-            OmegaConf.save(HydraConfig.get().overrides.task, run_dir / "overrides.yaml")
-    return trainer
 
 
 def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: str | None) -> None:
@@ -137,6 +150,8 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: 
 
     A run that was stopped before its first epoch was finished begins again: what it kept is half an epoch.
     """
+    for logger in trainer.loggers:
+        logger.log_hyperparams({key: module.about[key] for key in ("model", "dataset", "cut", "training")})
     kept = Path(resume) / "checkpoints" if resume else None
     last = kept / "last.ckpt" if kept and (kept / "best.ckpt").exists() else None
     handler = signal.getsignal(signal.SIGINT)
@@ -180,6 +195,9 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
         settings=(run_dir / "config.yaml").read_text(),
     )
     metrics = write_report(run)
+    for logger in trainer.loggers:
+        logger.log_metrics({key: metrics[key] for key in ("test/accuracy", "test/loss")}, step=trainer.global_step)
+        logger.save()
     print("\n".join(f"{what:<11} {value}" for what, value in run.results()))
     return metrics
 
@@ -232,7 +250,8 @@ def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:
             made = instantiate(node)
         except (InstantiationException, OmegaConfBaseException, TypeError, ValueError, ImportError) as error:
             cause = error.__cause__ or error
-            raise ConfigError(f"{group}.{name}: {' '.join(str(cause).split())}") from error
+            hint = f" Try: pip install -e '.[{name}]'" if isinstance(cause, ImportError) and group == "logger" else ""
+            raise ConfigError(f"{group}.{name}: {' '.join(str(cause).split())}{hint}") from error
         if not isinstance(made, kind):
             raise ConfigError(f"{group}.{name}: _target_ must name a {kind.__name__} of Lightning, got {made!r}.")
         objects.append(made)
