@@ -2,6 +2,7 @@
 
 import pickle
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -114,7 +115,8 @@ def load(path: str | Path) -> TrainedNetwork:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch muses about files that it is going to refuse
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error) or "not an allowed global" in str(error):
             reason = "it holds pickled Python objects, which could run code; nothing of it was loaded"

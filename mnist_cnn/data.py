@@ -94,7 +94,14 @@ class MNISTDataModule(pl.LightningDataModule):
 
     def _loader(self, images: Images, batch_size: int, order: Sampler[int] | range) -> DataLoader[Batch]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(Batches(images), batch_size, sampler=order, collate_fn=_as_it_is, pin_memory=on_gpu)
+        return DataLoader(
+            Batches(images),
+            batch_size,
+            sampler=order,
+            collate_fn=_as_it_is,
+            pin_memory=on_gpu,
+            generator=torch.Generator(),  # or each pass over the images would move dropout's random numbers on
+        )
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

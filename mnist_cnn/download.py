@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -32,7 +33,7 @@ class Mirrors:
     """Base addresses in the order in which they are tried. One that does not answer is not asked again."""
 
     addresses: list[str]
-    patience: float = PATIENCE
+    patience: float = field(default_factory=lambda: PATIENCE)
 
     def fetch(self, name: str, md5: str, folder: Path) -> None:
         """Put `name` into `folder`. DataError with a line for each mirror where none has the right file.
@@ -47,7 +48,9 @@ class Mirrors:
                 return
             except (OSError, http.client.HTTPException) as error:
                 failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
-                if not hasattr(error, "code") and not isinstance(error, _WrongFileError):  # not even an answer
+                if isinstance(error, HTTPError):
+                    error.close()
+                elif not isinstance(error, _WrongFileError):  # not even an answer
                     self.addresses.remove(address)
         raise DataError("\n".join(failures))
 
@@ -101,9 +104,18 @@ def md5_of(file: Path) -> str | None:
 
 def _download(url: str, md5: str, target: Path, connect: Any) -> None:
     part = target.with_name(target.name + ".part")
+    if md5_of(part) == md5:  # all had come, and then the power failed
+        os.replace(part, target)
+        return
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "mnist-cnn"} | ({"Range": f"bytes={have}-"} if have else {})
-    with closing(connect(Request(url, headers=headers))) as response:
+    try:
+        answer = connect(Request(url, headers=headers))
+    except HTTPError as error:
+        if error.code == 416:  # no such range: what we have is not a beginning of it
+            part.unlink()
+        raise
+    with closing(answer) as response:
         resumed = getattr(response, "status", None) == 206
         have = have if resumed else 0
         _copy(response, part, have)

@@ -193,7 +193,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff; m
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
 section { margin: 2rem 0; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem; margin: 2rem 0; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem;
+        margin: 2rem 0; }
 .pair section { margin: 0; min-width: 0; }
 img { display: block; width: 100%; max-width: 34rem; height: auto; }
 .wide { overflow-x: auto; }
@@ -217,7 +218,9 @@ def page(run: Run, pictures: dict[str, bytes]) -> str:
         return f'<img src="data:image/png;base64,{base64.b64encode(pictures[name]).decode()}" alt="{alt}">'
 
     facts = "".join(
-        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in run.results()
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
+        for key, value in run.results()
+        if key != "report"  # the reader is here
     )
     classes = "".join(
         f"<tr><td>{html.escape(score.name)}</td><td>{score.precision:.2%}</td><td>{score.recall:.2%}</td>"

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import warnings
@@ -171,6 +172,10 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
     """
     if not trainer.is_global_zero:
         return None
+    if trainer.interrupted and not any((run_dir / "checkpoints").glob("*.ckpt")):
+        shutil.rmtree(run_dir)
+        print("nothing was learned yet, and nothing is kept", file=sys.stderr)
+        return None
     history = next(
         item
         for item in trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
@@ -267,5 +272,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # A run that goes on writes into its own folder.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    # debug=overfit keeps to the same batches, so their order is no matter.
+    warnings.filterwarnings("ignore", ".*You requested to overfit but enabled train dataloader shuffling.*")
     # Fewer steps than log_every_n_steps: metrics are logged by epoch.
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")

@@ -1,0 +1,141 @@
+"""What the tests share: runs in this process, small made-up data sets, and the real MNIST where it can be had."""
+
+import gzip
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the package
+
+from mnist_cnn.config import Config, typed  # noqa: E402
+from mnist_cnn.overrides import command_line  # noqa: E402
+from train import train  # noqa: E402
+
+FULL_SIZE_MIRROR = os.environ.pop("MNIST_MIRROR", None)  # no other test may find it
+
+
+@dataclass
+class Outcome:
+    """What a command has printed and returned."""
+
+    status: int
+    out: str
+    err: str
+
+
+def train_command(*settings: str) -> Outcome:
+    """`python train.py …` in this process."""
+    out, err, arguments = StringIO(), StringIO(), sys.argv
+    sys.argv = ["train.py", *settings]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            status = command_line(train, CONF)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        sys.argv = arguments
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+def composed(*settings: str) -> DictConfig:
+    """The configuration that these settings give."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(settings))
+
+
+def configured(*settings: str) -> Config:
+    """The same, checked and typed."""
+    return typed(composed(*settings))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of `tiny` on the bundled digits."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    outcome = train_command("model=tiny", "data=digits", "trainer.max_epochs=3", "trainer=cpu", f"run_dir={folder}")
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def idx(array: np.ndarray[Any, Any]) -> bytes:
+    """An array as an IDX file."""
+    kind = {"uint8": 8, "int32": 12}[array.dtype.name]
+    header = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+@dataclass
+class FakeMnist:
+    """A small data set in MNIST's format, a folder that serves as its mirror, and its files with their MD5."""
+
+    mirror: Path
+    files: list[tuple[str, str]]
+    train_images: np.ndarray[Any, Any]
+    train_labels: np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMnist:
+    """Replaces torchvision's knowledge of MNIST by 200 + 50 random images, and its mirrors by none."""
+    from torchvision.datasets import MNIST
+
+    rng = np.random.default_rng(0)
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    arrays = {
+        "train-images-idx3-ubyte.gz": rng.integers(0, 256, (200, 28, 28), np.uint8),
+        "train-labels-idx1-ubyte.gz": np.arange(200, dtype=np.uint8) % 10,
+        "t10k-images-idx3-ubyte.gz": rng.integers(0, 256, (50, 28, 28), np.uint8),
+        "t10k-labels-idx1-ubyte.gz": np.arange(50, dtype=np.uint8) % 10,
+    }
+    files = []
+    for name, array in arrays.items():
+        packed = gzip.compress(idx(array))
+        (mirror / name).write_bytes(packed)
+        files.append((name, hashlib.md5(packed).hexdigest()))
+    monkeypatch.setattr(MNIST, "resources", files)
+    monkeypatch.setattr(MNIST, "mirrors", [])
+    return FakeMnist(mirror, files, arrays["train-images-idx3-ubyte.gz"], arrays["train-labels-idx1-ubyte.gz"])
+
+
+@pytest.fixture(scope="session")
+def real_mnist(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
+    """`train_command` on the real MNIST; the test is skipped where it can't be had without the network."""
+    if FULL_SIZE_MIRROR:
+        root = tmp_path_factory.mktemp("mnist")
+    elif (ROOT / "data" / "MNIST" / "raw").is_dir():
+        root = ROOT / "data"
+    else:
+        pytest.skip("no real MNIST: neither MNIST_MIRROR nor data/MNIST/raw")
+
+    def run(*settings: str) -> Outcome:
+        mirror = [f"data.mirror={FULL_SIZE_MIRROR}"] if FULL_SIZE_MIRROR else []
+        return train_command("data=mnist", f"data.root={root}", "trainer=cpu", *mirror, *settings)
+
+    return run

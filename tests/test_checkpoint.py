@@ -1,0 +1,134 @@
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mnist_cnn import checkpoint
+from mnist_cnn.errors import CheckpointError
+
+
+@pytest.fixture
+def content(digits_run: Path) -> dict[str, Any]:
+    """What a good checkpoint holds, to be spoilt."""
+    loaded: dict[str, Any] = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    return loaded
+
+
+def refused(content: Any, tmp_path: Path) -> str:
+    file = tmp_path / "spoilt.ckpt"
+    torch.save(content, file)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(file)
+    message = str(error.value)
+    assert message.startswith(str(file))
+    assert "\n" not in message
+    return message
+
+
+def test_a_checkpoint_holds_tensors_and_primitives_only_and_describes_itself(content: dict[str, Any]) -> None:
+    about = content[checkpoint.KEY]
+    assert about["layers"][0] == {"Conv2D": {"filters": 8, "kernel_size": 4, "padding": "same", "activation": "relu"}}
+    assert about["input_shape"] == [1, 28, 28]
+    assert about["dataset"] == "digits"
+    assert about["classes"] == list("0123456789")
+    assert about["preprocessing"] == {"mean": [0.0], "std": [1.0]}
+    assert about["training"]["optimizer"]["name"] == "adam"
+    assert {"torch", "lightning", "mnist-cnn", "python"} == set(about["versions"])
+
+
+def test_a_run_folder_means_its_best_checkpoint_wherever_it_has_moved(digits_run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(digits_run, moved)
+    (moved / "config.yaml").unlink()  # it is read without the configuration that made it
+    assert checkpoint.find(moved) == moved / "checkpoints" / "best.ckpt"
+    trained = checkpoint.load(moved)
+    again = checkpoint.load(digits_run / "checkpoints" / "best.ckpt")
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.equal(trained.network(x), again.network(x))
+    assert not trained.network.training
+    assert trained.epoch in (1, 2, 3)
+
+
+def test_what_is_not_there_or_no_run_is_named(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "nothing", "no such file"), (tmp_path, "not a run folder")):
+        with pytest.raises(CheckpointError, match=reason):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("bytes_kept", [0, 1, 100, 5000, -1, -100])
+def test_a_truncated_checkpoint_is_refused(digits_run: Path, tmp_path: Path, bytes_kept: int) -> None:
+    file = tmp_path / "short.ckpt"
+    file.write_bytes((digits_run / "checkpoints" / "best.ckpt").read_bytes()[:bytes_kept])
+    with pytest.raises(CheckpointError, match=r"short\.ckpt"):
+        checkpoint.load(file)
+
+
+@pytest.mark.parametrize("junk", [b"hello", b"PK\3\4", b"\x80\x02}q\x00.", b"<html></html>", bytes(range(256)) * 40])
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, junk: bytes) -> None:
+    file = tmp_path / "junk.ckpt"
+    file.write_bytes(junk)
+    with pytest.raises(CheckpointError, match=r"junk\.ckpt"):
+        checkpoint.load(file)
+
+
+class Evil:
+    """Would leave a file behind if it were unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.file,))
+
+
+def test_something_pickled_is_refused_and_not_run(content: dict[str, Any], tmp_path: Path) -> None:
+    assert "pickled Python objects" in refused({**content, "extra": Evil(tmp_path / "owned")}, tmp_path)
+    file = tmp_path / "plain.ckpt"
+    file.write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
+    with pytest.raises(CheckpointError):
+        checkpoint.load(file)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_another_projects_checkpoint_is_told_from_a_damaged_one(content: dict[str, Any], tmp_path: Path) -> None:
+    assert "not a checkpoint of this project" in refused({"state_dict": {}}, tmp_path)
+    assert "not a checkpoint of this project" in refused([1, 2], tmp_path)
+    content[checkpoint.KEY]["format"] = 99
+    assert "format 99" in refused(content, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["layers", "input_shape", "preprocessing", "classes", "dataset", "cut", "versions"])
+def test_an_incomplete_description_is_refused(content: dict[str, Any], tmp_path: Path, key: str) -> None:
+    del content[checkpoint.KEY][key]
+    assert "incomplete or damaged" in refused(content, tmp_path)
+
+
+@pytest.mark.parametrize("bad", [3, "x", None, {"mean": [0.0], "std": [0.0]}, {"mean": "x", "std": [1]}])
+def test_a_damaged_description_is_refused(content: dict[str, Any], tmp_path: Path, bad: Any) -> None:
+    content[checkpoint.KEY]["preprocessing"] = bad
+    assert "incomplete or damaged" in refused(content, tmp_path)
+
+
+def test_weights_of_a_wrong_shape_are_named(content: dict[str, Any], tmp_path: Path) -> None:
+    content["state_dict"]["network.0_Conv2D.weight"] = torch.zeros(8, 1, 3, 3)
+    assert "0_Conv2D.weight" in refused(content, tmp_path)
+
+
+def test_a_missing_weight_is_named(content: dict[str, Any], tmp_path: Path) -> None:
+    del content["state_dict"]["network.5_Dense.bias"]
+    assert "5_Dense.bias" in refused(content, tmp_path)
+
+
+def test_a_network_larger_than_the_file_takes_no_memory(content: dict[str, Any], tmp_path: Path) -> None:
+    content[checkpoint.KEY]["layers"][0]["Conv2D"]["filters"] = 10**9
+    assert "layer 0 (Conv2D)" in refused(content, tmp_path)
+    content[checkpoint.KEY]["layers"][0]["Conv2D"]["filters"] = 10**4  # 30 MB of outputs an image: allowed, not made
+    assert "don't fit its layers" in refused(content, tmp_path)
+
+
+def test_layers_can_not_name_code(content: dict[str, Any], tmp_path: Path) -> None:
+    content[checkpoint.KEY]["layers"][0] = {"os.system": {"command": "true"}}
+    assert "no layer is called os.system" in refused(content, tmp_path)

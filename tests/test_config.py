@@ -1,0 +1,144 @@
+import pytest
+
+from mnist_cnn.config import nearest_key
+from mnist_cnn.errors import ConfigError
+from tests.conftest import composed, configured, train_command
+
+# What a user may well get wrong, and what of it the answer must name.
+WRONG = [
+    ("trainer.max_epochs=abc", "trainer.max_epochs=abc", "Integer"),
+    ("trainer.max_epochs=0", "trainer.max_epochs=0", "at least 1"),
+    ("trainer.max_epoch=5", "trainer.max_epoch", "Did you mean trainer.max_epochs?"),
+    ("max_epochs=5", "max_epochs", "Did you mean trainer.max_epochs?"),
+    ("model=tinny", "model=tinny", "Did you mean tiny?"),
+    ("modle=tiny", "modle", "Did you mean model?"),
+    ("data=cifar", "data=cifar", "Did you mean cifar10?"),
+    ("data.val_fraction=1.2", "data.val_fraction=1.2", "between 0 and 1"),
+    ("data.batch_size=0", "data.batch_size=0", "at least 1"),
+    ("data.split=lst", "data.split=lst", "Did you mean last?"),
+    ("data.mirror=ftp://example.org", "data.mirror=ftp://example.org", "https://"),
+    ("data.mirror=/no/such/folder", "/no/such/folder", "neither a folder nor an address"),
+    ("optimizer.lr=-1", "optimizer.lr=-1", "above 0"),
+    ("optimizer.momentum=0.9", "optimizer.momentum=0.9", "optimizer=sgd"),
+    ("optimizer.weight_decay=0.1", "optimizer.weight_decay=0.1", "optimizer=adamw"),
+    ("optimizer.betas=[0.9]", "optimizer.betas", "two numbers"),
+    ("trainer.precision=fp16", "trainer.precision=fp16", "bf16-mixed"),
+    ("trainer.accelerator=gqu", "trainer.accelerator=gqu", "Did you mean gpu?"),
+    ("+trainer.gradient_clip=1", "trainer.gradient_clip", "Did you mean gradient_clip_val?"),
+    ("+data.foo=1", "data.foo", "no such key"),
+    ("seed=-1", "seed=-1", "between 0"),
+    ("model=tiny,mlp", "model=tiny,mlp", "-m"),
+    ("foo", "foo", "key=value"),
+    ("--epochs=5", "--epochs=5", "without dashes"),
+    ("data.root=${nothing}", "data.root", "nothing"),
+    ("resume=nowhere", "resume=nowhere", "not a run folder"),
+    ("+model.layers.0.Conv2D.padding=sam", "layer 0 (Conv2D)", "Did you mean same?"),
+    ("+model.layers.4.Flatten.padding=same", "layer 4 (Flatten)", "no argument 'padding'"),
+    ("+model.layers.0.Conv2D.paddin=same", "layer 0 (Conv2D)", "Did you mean padding?"),
+    ("model.layers.1.MaxPooling2D.pool_size=14", "layer 2 (Conv2D)", "nothing is left of its input, 32×1×1"),
+    ("model.layers.6.Dense.units=9", "layer 6 (Dense)", "10 classes"),
+    ("model.layers.9.Dense.units=9", "model.layers.9.Dense.units", "not that long"),
+    ("model.layers.0.Conv2d.filters=9", "model.layers.0.Conv2d.filters", "Did you mean model.layers.0.Conv2D.filters?"),
+]
+
+
+@pytest.mark.parametrize(("setting", "names", "says"), WRONG, ids=[wrong[0] for wrong in WRONG])
+def test_a_wrong_setting_is_refused_in_two_lines_before_anything_is_made(setting: str, names: str, says: str) -> None:
+    from pathlib import Path
+
+    outcome = train_command(setting)
+    message = outcome.err[outcome.err.index("error: ") :]
+    assert outcome.status == 2
+    assert names in message
+    assert says in message
+    assert len(message.strip().splitlines()) <= 2
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_tracebacks_are_to_be_had_by_asking_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ConfigError):
+        train_command("data.batch_size=0")
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = train_command("trainer=cuda", "data=digits")
+    assert (outcome.status, "trainer=cpu" in outcome.err) == (2, True)
+
+
+def test_one_bad_run_of_a_sweep_is_named_and_the_others_are_made() -> None:
+    settings = ("data=digits", "model=mlp", "trainer.max_epochs=1", "data.val_fraction=1.2,0.5", "run_dir=sweep")
+    outcome = train_command("-m", *settings)
+    assert outcome.status == 2
+    assert "data.val_fraction=1.2" in outcome.err
+    assert "0.5" in outcome.out
+
+
+@pytest.mark.parametrize("name", ["baseline", "tiny", "deep", "dropout", "mlp"])
+def test_a_recipe_trains_the_model_of_its_name(name: str) -> None:
+    assert configured(f"experiment={name}").model.name == name
+
+
+def test_recipes_have_the_published_batch_size_epochs_and_split() -> None:
+    recipes = {name: configured(f"experiment={name}") for name in ("baseline", "tiny", "deep", "dropout", "mlp")}
+    found = {
+        k: (c.data.batch_size, c.trainer.max_epochs, c.data.val_fraction, c.data.split) for k, c in recipes.items()
+    }
+    assert found == {
+        "baseline": (128, 12, 0.1, "last"),
+        "tiny": (32, 5, 0.3, "last"),
+        "deep": (64, 5, 0.2, "last"),
+        "dropout": (128, 12, 0.1, "last"),
+        "mlp": (32, 10, 0.1, "last"),
+    }
+    early = composed("experiment=tiny").callbacks
+    assert (early.early_stopping.monitor, early.checkpoint.monitor, early.checkpoint.mode) == (
+        "val/loss",
+        "val/loss",
+        "min",
+    )
+
+
+def test_the_command_line_reaches_into_the_list_of_layers() -> None:
+    assert configured("model=tiny", "model.layers.0.Conv2D.filters=16").model.layers[0]["Conv2D"]["filters"] == 16
+
+
+def test_further_arguments_go_to_lightnings_trainer_and_only_there() -> None:
+    config = configured("+trainer.gradient_clip_val=1.0")
+    assert config.trainer.extra == {"gradient_clip_val": 1.0}
+
+
+def test_every_option_of_every_group_composes_and_is_valid() -> None:
+    from tests.conftest import CONF
+
+    for file in CONF.glob("*/*.yaml"):
+        configured(f"{file.parent.name}={file.stem}")
+
+
+def test_help_shows_every_group_and_option() -> None:
+    from tests.conftest import CONF
+
+    page = train_command("--help").out
+    for file in CONF.glob("*/*.yaml"):
+        line = next(line for line in page.splitlines() if line.startswith(f"{file.parent.name}: "))
+        assert file.stem in line
+    assert page.count("python train.py") >= 5
+
+
+def test_cfg_job_prints_the_configuration_and_runs_nothing() -> None:
+    outcome = train_command("--cfg", "job", "model=tiny")
+    assert outcome.status == 0
+    assert "name: tiny" in outcome.out
+    assert "epoch" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("trainer.max_epoch", "trainer.max_epochs"), ("lr", "optimizer.lr"), ("dta.rot", "data.root"), ("xyz", "")],
+)
+def test_the_nearest_key_is_found_part_by_part(key: str, near: str) -> None:
+    known = ["seed", "trainer", "trainer.max_epochs", "optimizer", "optimizer.lr", "data", "data.root"]
+    assert nearest_key(key, known) == (f" Did you mean {near}?" if near else "")

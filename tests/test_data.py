@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+
+from mnist_cnn.data import Batches, MNISTDataModule, split_indices
+from mnist_cnn.datasets import Images
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.images import Preprocessing
+from tests.conftest import FakeMnist, configured
+
+LABELS = torch.arange(1000) % 7
+
+
+def module(*settings: str, seed: int = 0) -> MNISTDataModule:
+    made = MNISTDataModule(configured("data=digits", *settings).data, seed)
+    made.prepare_data()
+    made.setup()
+    return made
+
+
+@pytest.mark.parametrize("how", ["last", "random", "stratified"])
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.3, 1 / 3])
+def test_a_split_uses_every_image_once_and_keeps_keras_size(how: str, fraction: float) -> None:
+    train, val = split_indices(LABELS, fraction, how, seed=0)
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(1000))
+    assert len(train) == int(np.floor(1000 * (1.0 - fraction)))
+    assert train.tolist() == sorted(train.tolist())
+
+
+def test_the_last_part_is_kept_for_validation_as_in_keras() -> None:
+    train, val = split_indices(torch.zeros(60_000), 0.1, "last", seed=3)
+    assert (train[-1], val[0], val[-1]) == (53_999, 54_000, 59_999)
+
+
+@pytest.mark.parametrize("how", ["random", "stratified"])
+def test_a_drawn_split_follows_from_the_seed(how: str) -> None:
+    first, again, other = (split_indices(LABELS, 0.2, how, seed)[1].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_stratified_split_keeps_every_class_in_proportion() -> None:
+    _, val = split_indices(LABELS, 0.2, "stratified", seed=0)
+    assert all(28 <= int(count) <= 29 for count in LABELS[val].bincount())
+
+
+@pytest.mark.parametrize(("fraction", "how"), [(0.9999, "last"), (0.001, "stratified")])
+def test_a_split_that_leaves_nothing_is_refused(fraction: float, how: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\."):
+        split_indices(LABELS, fraction, how, 0)
+
+
+def test_an_epoch_has_every_image_once_and_its_order_follows_from_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int) -> list[float]:
+        data = module("data.batch_size=100", seed=seed)
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # as Lightning does
+        batches = list(loader)
+        assert [len(labels) for _, labels in batches] == [100] * 12 + [93]
+        return [float(image.double().square().sum()) for images, _ in batches for image in images]
+
+    assert sorted(order(0, 0)) == sorted(order(0, 1)) == sorted(order(1, 0))
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(*which)) for which in ((0, 0), (0, 1), (1, 0))}) == 3
+
+
+@pytest.mark.parametrize("world", [2, 3, 7])
+def test_processes_share_evaluation_without_losing_or_doubling_an_image(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module("data.eval_batch_size=64")
+    seen = []
+    for rank in range(world):
+        monkeypatch.setattr(data, "_world", lambda rank=rank: (world, rank))
+        seen += [image for images, _ in data.test_dataloader() for image in images.flatten(1).double().tolist()]
+    assert sorted(seen) == sorted(data.test.images.flatten(1).double().tolist())
+
+
+def test_processes_share_training_without_losing_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = module()
+    seen = []
+    for rank in range(2):
+        monkeypatch.setattr(data, "_world", lambda rank=rank: (2, rank))
+        seen += [tuple(image) for images, _ in data.train_dataloader() for image in images.flatten(1).tolist()]
+    assert set(seen) == {tuple(image) for image in data.train.images.flatten(1).tolist()}
+    assert len(seen) - len(data.train) in (0, 1)
+
+
+def test_a_batch_is_one_gather_and_equals_image_by_image() -> None:
+    images = Images(torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8), torch.arange(50))
+    batches = Batches(images)
+    gathered, labels = batches.__getitems__([3, 1, 49])
+    assert labels.tolist() == [3, 1, 49]
+    assert torch.equal(gathered, torch.stack([batches[i][0] for i in (3, 1, 49)]))
+    assert gathered.dtype == torch.uint8
+
+
+def test_pixels_become_zero_to_one_or_standard() -> None:
+    unit, standard = module(), module("data.normalize=standard")
+    images, _ = unit.on_after_batch_transfer((unit.train.images, unit.train.labels), 0)
+    assert (float(images.min()), float(images.max())) == (0.0, 1.0)
+    assert images.dtype == torch.float32
+    images, _ = standard.on_after_batch_transfer((standard.train.images, standard.train.labels), 0)
+    assert float(images.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(images.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_standard_scaling_is_by_channel_and_survives_the_checkpoint() -> None:
+    images = torch.randint(0, 256, (40, 3, 5, 5), dtype=torch.uint8)
+    images[:, 1] //= 4
+    made = Preprocessing.standard(images)
+    assert Preprocessing.from_plain(made.plain()) == made
+    assert made(images).mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-4)
+
+
+def test_setup_twice_changes_nothing() -> None:
+    data = module("data.split=random")
+    before = data.train.images
+    data.setup()
+    assert data.train.images is before
+
+
+def test_auto_takes_the_digits_loudly_where_mnist_can_not_be_had(
+    fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = MNISTDataModule(configured("data=auto", "data.mirror=http://127.0.0.1:1/").data, 0)
+    data.prepare_data()
+    data.prepare_data()  # Lightning calls it again
+    data.setup()
+    assert data.dataset_name == "digits"
+    warning = capsys.readouterr().err
+    assert warning.count("MNIST COULD NOT BE HAD") == 1
+    assert "data.mirror=" in warning
+
+
+def test_auto_takes_mnist_where_it_can_be_had(fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]) -> None:
+    data = MNISTDataModule(configured("data=auto", f"data.mirror={fake_mnist.mirror}").data, 0)
+    data.prepare_data()
+    data.setup()
+    assert data.dataset_name == "mnist"
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,76 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mnist_cnn import checkpoint
+from mnist_cnn.datasets import Images
+from mnist_cnn.errors import DataError
+from mnist_cnn.evaluate import Evaluation, evaluate, split_of
+
+
+def evaluation(probabilities: list[list[float]], labels: list[int]) -> Evaluation:
+    return Evaluation("made up", "test", ("a", "b", "c"), torch.tensor(probabilities), torch.tensor(labels), 0.0)
+
+
+EXAMPLE = evaluation(
+    [[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.1, 0.9, 0.0], [0.2, 0.7, 0.1], [0.0, 0.0, 1.0]], [0, 0, 0, 1, 2]
+)
+
+
+def test_accuracy_confusion_and_scores_are_what_counting_by_hand_gives() -> None:
+    assert (EXAMPLE.correct, EXAMPLE.total, EXAMPLE.accuracy) == (3, 5, 0.6)
+    assert EXAMPLE.confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
+    a, b, c = EXAMPLE.per_class
+    assert (a.precision, a.recall, a.f1, a.support) == (1.0, pytest.approx(1 / 3), 0.5, 3)
+    assert (b.precision, b.recall, b.f1, b.support) == (pytest.approx(1 / 3), 1.0, 0.5, 1)
+    assert (c.precision, c.recall, c.f1, c.support) == (1.0, 1.0, 1.0, 1)
+    assert EXAMPLE.macro_f1 == pytest.approx(2 / 3)
+    assert EXAMPLE.top_confusions() == [("a", "b", 2)]
+
+
+def test_mistakes_come_with_the_most_confident_first() -> None:
+    assert [(m.index, m.true, m.predicted) for m in EXAMPLE.mistakes(5)] == [(2, "a", "b"), (1, "a", "b")]
+    assert EXAMPLE.mistakes(1)[0].probability == pytest.approx(0.9)
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    certain_but_half_right = evaluation([[0.9, 0.05, 0.05]] * 10, [0] * 5 + [1] * 5)
+    assert certain_but_half_right.calibration_error == pytest.approx(0.4)
+
+
+def test_a_class_that_never_occurs_scores_zero_and_breaks_nothing() -> None:
+    assert evaluation([[1.0, 0.0, 0.0]], [0]).per_class[2] == ("c", 0.0, 0.0, 0.0, 0)
+
+
+def test_loss_is_the_mean_cross_entropy_of_the_logits(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    images = split_of(trained, "train", "digits", "data")
+    result = evaluate(trained, images, "digits", "train")
+    logits = trained.network(images.images.float() / 255)
+    assert result.loss == pytest.approx(float(F.cross_entropy(logits, images.labels)), rel=1e-5)
+    torch.testing.assert_close(result.probabilities, logits.softmax(1))
+    assert result.total == 1293  # more than a batch
+
+
+def test_the_splits_are_those_of_training(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    parts = {split: split_of(trained, split, "digits", "data") for split in ("train", "val", "test")}
+    assert {split: len(images) for split, images in parts.items()} == {"train": 1293, "val": 144, "test": 360}
+
+
+def test_images_of_another_shape_are_refused(digits_run: Path) -> None:
+    with pytest.raises(DataError, match="3×32×32, the network takes 1×28×28"):
+        split_of(checkpoint.load(digits_run), "test", "cifar10", "data")
+
+
+def test_text_and_json_say_the_same(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    result = evaluate(trained, Images(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4)), "made up", "test")
+    plain, text = result.plain(), result.text()
+    assert f"{plain['accuracy']:.2%}" in text
+    assert f"{plain['loss']:.4f}" in text
+    assert plain["total"] == sum(map(sum, plain["confusion_matrix"])) == 4
+    assert math.isclose(plain["nll"], plain["loss"])

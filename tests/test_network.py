@@ -1,0 +1,288 @@
+"""Layers against what Keras defines: shapes, padding and order are checked by computing them the slow way."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from mnist_cnn import keras_ops
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.layers import LAYERS
+from mnist_cnn.network import Network, build_network
+from tests.conftest import CONF
+
+SHAPE = (3, 11, 12)
+
+
+def build(*layers: Any, shape: tuple[int, ...] = SHAPE) -> Network:
+    return build_network(layers, shape).eval()
+
+
+def reference(name: str) -> Network:
+    return build_network(yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())["layers"], (1, 28, 28), 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("baseline", 225_034), ("tiny", 6_320), ("deep", 93_322), ("dropout", 1_199_882), ("mlp", 42_310)],
+)
+def test_reference_networks_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    network = reference(name)
+    assert network.parameter_count == sum(p.numel() for p in network.parameters()) == parameters
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_the_summary_shows_how_each_count_comes_about() -> None:
+    summary = reference("baseline").summary()
+    for part in ("32×26×26", "3·3·1·32 + 32", "18,496", "3·3·32·64 + 64", "1,600·128 + 128", "225,034"):
+        assert part in summary
+
+
+def test_every_formula_of_a_summary_gives_its_count() -> None:
+    layers: list[Any] = [
+        "BatchNormalization",
+        {"Conv2D": {"filters": 6, "kernel_size": [3, 2], "groups": 3}},
+        {"DepthwiseConv2D": {"kernel_size": 2, "depth_multiplier": 2}},
+        {"SeparableConv2D": {"filters": 5, "kernel_size": 3, "use_bias": False}},
+        "Flatten",
+        {"Dense": {"units": 4}},
+    ]
+    for row in build(*layers).rows[1:]:
+        assert eval(row.how.replace("·", "*").replace(",", "") or "0") == row.parameters
+
+
+def slow_windows(x: Tensor, kernel: int, stride: int, padding: str, fill: float) -> list[list[Tensor]]:
+    """Every window (N, C, k, k), with the padding that Keras' documentation describes."""
+    height, width = x.shape[2:]
+    if padding == "same":
+        before, after = [], []
+        for length in (height, width):
+            total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
+            before.append(total // 2)
+            after.append(total - total // 2)
+        x = nn.functional.pad(x, (before[1], after[1], before[0], after[0]), value=fill)
+        height, width = x.shape[2:]
+    rows = range(0, height - kernel + 1, stride)
+    columns = range(0, width - kernel + 1, stride)
+    return [[x[:, :, i : i + kernel, j : j + kernel] for j in columns] for i in rows]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5])
+def test_convolution_and_pooling_see_the_windows_that_keras_defines(kernel: int, stride: int, padding: str) -> None:
+    x = torch.randn(2, *SHAPE)
+    conv = build({"Conv2D": {"filters": 4, "kernel_size": kernel, "strides": stride, "padding": padding}})
+    weight = next(conv.parameters())
+    windows = slow_windows(x, kernel, stride, padding, 0.0)
+    expected = torch.stack(
+        [torch.stack([torch.einsum("nckl,fckl->nf", w, weight) for w in row], -1) for row in windows], -2
+    )
+    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
+    assert conv.output_shape == expected.shape[1:]
+
+    pool = {"pool_size": kernel, "strides": stride, "padding": padding}
+    windows = slow_windows(x, kernel, stride, padding, -math.inf)
+    largest = torch.stack([torch.stack([w.amax((2, 3)) for w in row], -1) for row in windows], -2)
+    torch.testing.assert_close(build({"MaxPooling2D": pool})(x), largest)
+    windows = slow_windows(x, kernel, stride, padding, math.nan)
+    mean = torch.stack([torch.stack([w.nanmean((2, 3)) for w in row], -1) for row in windows], -2)
+    torch.testing.assert_close(build({"AveragePooling2D": pool})(x), mean)
+
+
+def test_same_padding_of_an_even_kernel_puts_the_extra_pixel_at_the_end() -> None:
+    network = build({"Conv2D": {"filters": 1, "kernel_size": 2, "padding": "same", "kernel_initializer": "ones"}},
+                    shape=(1, 2, 2))  # fmt: skip
+    assert network(torch.tensor([[[[1.0, 2], [3, 4]]]])).tolist() == [[[[10, 6], [7, 4]]]]
+
+
+def test_dilation_reaches_farther_and_same_keeps_the_size() -> None:
+    network = build({"Conv2D": {"filters": 2, "kernel_size": 3, "dilation_rate": 2, "padding": "same"}})
+    assert network.output_shape == (2, 11, 12)
+    assert build({"Conv2D": {"filters": 2, "kernel_size": 3, "dilation_rate": 2}}).output_shape == (2, 7, 8)
+
+
+def test_flatten_and_reshape_go_by_height_width_channel() -> None:
+    x = torch.arange(24.0).reshape(1, 2, 3, 4)
+    flat = build("Flatten", shape=(2, 3, 4))(x)
+    assert flat.tolist() == [x[0].numpy().transpose(1, 2, 0).ravel().tolist()]
+    reshaped = build({"Reshape": {"target_shape": [4, -1, 2]}}, shape=(2, 3, 4))(x)
+    expected = np.moveaxis(x[0].numpy().transpose(1, 2, 0).reshape(4, 3, 2), -1, 0)
+    assert reshaped[0].tolist() == expected.tolist()
+
+
+def test_separable_convolution_is_a_depthwise_and_a_pointwise_one() -> None:
+    network = build({"SeparableConv2D": {"filters": 4, "kernel_size": 3, "depth_multiplier": 2, "activation": "relu"}})
+    depthwise, pointwise = (p for p in network.parameters() if p.dim() == 4)
+    x = torch.randn(2, *SHAPE)
+    expected = nn.functional.conv2d(nn.functional.conv2d(x, depthwise, groups=3), pointwise).relu()
+    torch.testing.assert_close(network(x), expected)
+    assert (depthwise.shape, pointwise.shape) == ((6, 1, 3, 3), (4, 6, 1, 1))
+
+
+def test_batch_normalization_keeps_keras_moving_averages() -> None:
+    network = build_network(["BatchNormalization"], (2, 3, 3)).train()
+    x = torch.randn(4, 2, 3, 3) * 3 + 1
+    y = network(x)
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    torch.testing.assert_close(y, (x - mean.view(-1, 1, 1)) / (variance.view(-1, 1, 1) + 1e-3).sqrt())
+    state = network.state_dict()
+    torch.testing.assert_close(state["0_BatchNormalization.running_mean"], 0.01 * mean)
+    torch.testing.assert_close(state["0_BatchNormalization.running_var"], 0.99 + 0.01 * variance)
+    assert network.parameter_count == 8
+
+
+def test_batch_normalization_without_scale_or_center_has_fewer_parameters() -> None:
+    network = build({"BatchNormalization": {"scale": False, "center": False}}, "Flatten", "BatchNormalization")
+    assert [row.parameters for row in network.rows] == [6, 0, 4 * 396]
+    network(torch.randn(2, *SHAPE))
+
+
+@pytest.mark.parametrize("name", sorted(keras_ops.INITIALIZERS))
+def test_initialisers_have_the_variance_and_bounds_that_keras_gives_them(name: str) -> None:
+    dense = build({"Dense": {"units": 400, "kernel_initializer": name}}, shape=(600,))
+    weight, bias = (parameter.detach() for parameter in dense.parameters())
+    scale = {"glorot": 2 / 1000, "he": 2 / 600, "lecun": 1 / 600}.get(name.split("_")[0])
+    if name in ("zeros", "ones"):
+        assert set(weight.flatten().tolist()) == {float(name == "ones")}
+    else:
+        spread = {"random_uniform": 0.05 / 3**0.5, "random_normal": 0.05, "truncated_normal": 0.05 * 0.87962566}
+        std = scale**0.5 if scale else spread[name]
+        assert float(weight.std()) == pytest.approx(std, rel=0.02)
+        assert abs(float(weight.mean())) < std / 50
+    assert not bias.any()
+
+
+def test_a_convolutions_fans_count_its_receptive_field() -> None:
+    weight = next(build({"Conv2D": {"filters": 64, "kernel_size": 5}}, shape=(32, 9, 9)).parameters())
+    limit = math.sqrt(6 / (25 * (32 + 64)))
+    assert 0.99 * limit < float(weight.detach().abs().max()) <= limit
+
+
+X = torch.linspace(-4, 4, 33, dtype=torch.float64)
+FORMULAS = {
+    "relu": X.clamp(min=0),
+    "relu6": X.clamp(0, 6),
+    "leaky_relu": torch.where(X > 0, X, 0.2 * X),
+    "elu": torch.where(X > 0, X, X.exp() - 1),
+    "selu": 1.0507009873554805 * torch.where(X > 0, X, 1.6732632423543772 * (X.exp() - 1)),
+    "gelu": X * (1 + torch.erf(X / 2**0.5)) / 2,
+    "silu": X / (1 + (-X).exp()),
+    "swish": X / (1 + (-X).exp()),
+    "mish": X * torch.tanh((1 + X.exp()).log()),
+    "sigmoid": 1 / (1 + (-X).exp()),
+    "hard_sigmoid": (X / 6 + 0.5).clamp(0, 1),
+    "hard_silu": X * (X / 6 + 0.5).clamp(0, 1),
+    "tanh": X.tanh(),
+    "softplus": (1 + X.exp()).log(),
+    "softsign": X / (1 + X.abs()),
+    "exponential": X.exp(),
+    "softmax": X.exp() / X.exp().sum(),
+    "log_softmax": X - X.exp().sum().log(),
+    "linear": X,
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in keras_ops.ACTIVATIONS if name))
+def test_activations_are_the_functions_that_keras_defines(name: str) -> None:
+    network = build({"Activation": {"activation": name}}, {"Rescaling": {"scale": 1}}, shape=(33,))
+    torch.testing.assert_close(network(X[None])[0], FORMULAS[name])
+
+
+@pytest.mark.parametrize(
+    ("layer", "function"),
+    [
+        ("ReLU", lambda x: x.clamp(min=0)),
+        ({"ReLU": {"max_value": 6}}, lambda x: x.clamp(0, 6)),
+        ({"ReLU": {"negative_slope": 0.1}}, lambda x: torch.where(x > 0, x, 0.1 * x)),
+        ("LeakyReLU", lambda x: torch.where(x > 0, x, 0.3 * x)),
+        ({"ELU": {"alpha": 0.5}}, lambda x: torch.where(x > 0, x, 0.5 * (x.exp() - 1))),
+        ({"Rescaling": {"scale": 2, "offset": -1}}, lambda x: 2 * x - 1),
+        ("GlobalAveragePooling2D", lambda x: x.mean((2, 3))),
+        ("GlobalMaxPooling2D", lambda x: x.amax((2, 3))),
+        ({"GlobalMaxPooling2D": {"keepdims": True}}, lambda x: x.amax((2, 3), keepdim=True)),
+        ({"ZeroPadding2D": {"padding": [[1, 0], [0, 2]]}}, lambda x: nn.functional.pad(x, (0, 2, 1, 0))),
+        ({"ZeroPadding2D": {"padding": 1}}, lambda x: nn.functional.pad(x, (1, 1, 1, 1))),
+        ({"Dropout": {"rate": 0.5}}, lambda x: x),
+        ({"SpatialDropout2D": {"rate": 0.5}}, lambda x: x),
+    ],
+)
+def test_layers_without_weights_compute_what_they_say(layer: Any, function: Any) -> None:
+    x = torch.randn(2, *SHAPE) * 4
+    network = build(layer)
+    torch.testing.assert_close(network(x), function(x))
+    assert network.output_shape == function(x).shape[1:]
+
+
+def test_dropout_drops_values_and_spatial_dropout_whole_channels() -> None:
+    x = torch.ones(200, *SHAPE)
+    dropped = build_network([{"Dropout": {"rate": 0.25}}], SHAPE).train()(x)
+    assert float((dropped == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    spatial = build_network([{"SpatialDropout2D": {"rate": 0.25}}], SHAPE).train()(x)
+    assert bool((spatial.flatten(2).std(2) == 0).all())
+    assert float((spatial == 0).float().mean()) == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "last", ["Softmax", {"Dense": {"units": 10, "activation": "softmax"}}, {"Activation": {"activation": "softmax"}}]
+)
+def test_a_softmax_at_the_end_is_left_to_the_loss(last: Any) -> None:
+    network = build("Flatten", {"Dense": {"units": 10}}, last)
+    assert float(network(torch.randn(5, *SHAPE)).detach().min()) < 0
+    assert "Softmax(dim=1)" in str(build("Flatten", "Softmax", {"Dense": {"units": 2}}))
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        ([], "empty"),
+        ([3], "is not a layer"),
+        (["Conv3D"], "no layer is called Conv3D. Did you mean Conv2D?"),
+        ([{"Conv2D": {"filters": 3}}], "layer 0 (Conv2D): kernel_size is missing"),
+        ([{"Conv2D": [1]}], "written {argument: value}"),
+        ([{"Conv2D": {"filters": 3.5, "kernel_size": 3}}], "filters must be a whole number of at least 1"),
+        ([{"Conv2D": {"filters": True, "kernel_size": 3}}], "filters must be a whole number"),
+        ([{"Conv2D": {"filters": 3, "kernel_size": [1, 2, 3]}}], "one number or two"),
+        ([{"Conv2D": {"filters": 4, "kernel_size": 3, "groups": 2}}], "groups=2 must divide"),
+        ([{"Conv2D": {"filters": 4, "kernel_size": 3, "strides": 2, "dilation_rate": 2}}], "can't go together"),
+        ([{"Conv2D": {"filters": 10**9, "kernel_size": 9}}], "too large"),
+        ([{"Conv2D": {"filters": 4, "kernel_size": 3, "activation": "rely"}}], "Did you mean relu?"),
+        ([{"Conv2D": {"filters": 4, "kernel_size": 3, "kernel_initializer": "glorot"}}], "kernel_initializer 'glorot'"),
+        ([{"ZeroPadding2D": {"padding": 10**6}}], "too large"),
+        ([{"ZeroPadding2D": {"padding": [1, 2, 3]}}], "[[top, bottom], [left, right]]"),
+        ([{"Dense": {"units": 10}}], "put Flatten"),
+        (["Flatten", {"Dense": {"units": 10**9}}], "too large"),
+        (["Flatten", "MaxPooling2D"], "layer 1 (MaxPooling2D): it needs an image"),
+        ([{"MaxPooling2D": {"pool_size": 12}}], "nothing is left of its input, 3×11×12"),
+        ([{"Reshape": {"target_shape": [5, -1]}}], "target_shape"),
+        ([{"Dropout": {"rate": 2}}], "between 0 and 1"),
+        ([{"ReLU": {"max_value": 5}}], "max_value can be 6"),
+        ([{"Rescaling": {"scale": "x"}}], "scale must be a number"),
+        (["Flatten", {"Dense": {"units": 9}}], "10 classes"),
+        ([{"Flatten": {"padding": "same"}}], "no argument 'padding'"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_built_is_refused_by_layer_and_reason(layers: list[Any], says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build_network(layers, SHAPE, 10)
+    assert says in str(refused.value)
+
+
+def test_every_layer_can_be_built_under_keras_name() -> None:
+    assert len(LAYERS) == 20
+    needed: dict[str, dict[str, Any]] = {
+        "Conv2D": {"filters": 2, "kernel_size": 3}, "DepthwiseConv2D": {"kernel_size": 3},
+        "SeparableConv2D": {"filters": 2, "kernel_size": 3},
+        "Dropout": {"rate": 0.1}, "SpatialDropout2D": {"rate": 0.1},
+        "Activation": {"activation": "tanh"}, "Reshape": {"target_shape": [-1]}, "Rescaling": {"scale": 2},
+    }  # fmt: skip
+    for name in LAYERS:
+        if name == "Dense":
+            continue
+        network = build({name: needed.get(name, {})})
+        assert network(torch.randn(2, *SHAPE)).shape[1:] == network.output_shape

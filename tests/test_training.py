@@ -1,0 +1,317 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from mnist_cnn import checkpoint
+from mnist_cnn.data import MNISTDataModule
+from mnist_cnn.evaluate import evaluate
+from mnist_cnn.network import build_network
+from mnist_cnn.training import build_trainer, classifier, fit
+from tests.conftest import ROOT, Outcome, composed, configured, train_command
+
+QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """What two runs of the same command must agree in."""
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    for row in content["history"]:
+        del row["seconds"]
+    return {key: value for key, value in content.items() if "second" not in key}
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert metrics(one) == metrics(other)
+
+
+def run_process(*settings: str, interrupt_after: str | None = None) -> Outcome:
+    """`python train.py` as a process of its own, with Ctrl-C once a line of standard error matches."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:mnist_cnn"}
+    command = [sys.executable, str(ROOT / "train.py"), *settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    said = ""
+    if interrupt_after:
+        for line in process.stderr:
+            said += line
+            if re.search(interrupt_after, line):
+                time.sleep(0.3)
+                process.send_signal(signal.SIGINT)
+                break
+    out, err = process.communicate()
+    return Outcome(process.returncode, out, said + err)
+
+
+def test_a_run_folder_tells_the_whole_story(digits_run: Path) -> None:
+    files = {str(file.relative_to(digits_run)) for file in digits_run.rglob("*") if file.is_file()}
+    assert files == {
+        "config.yaml", "overrides.yaml", "metrics.json", "csv/version_0/metrics.csv", "csv/version_0/hparams.yaml",
+        "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html", "report/per_class.csv",
+        *(f"report/{name}.png" for name in ("accuracy", "loss", "confusion_matrix", "mistakes", "training_samples")),
+    }  # fmt: skip
+    found = json.loads((digits_run / "metrics.json").read_text())
+    assert found["dataset"] == "digits"
+    assert (found["model"], found["seed"], found["epochs"], found["parameters"]) == ("tiny", 0, 3, 6320)
+    assert [row["epoch"] for row in found["history"]] == [1, 2, 3]
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"} < set(found["history"][0])
+    assert found["fit_seconds"] > 0
+    assert found["train_images_per_second"] > 0
+
+
+def test_the_last_lines_say_what_came_out_and_how_to_see_it_again() -> None:
+    outcome = train_command(*QUICK, "run_dir=run")
+    found = json.loads(Path("run/metrics.json").read_text())
+    for part in ("digits", "6,320", "of 2", f"{found['test/accuracy']:.2%}", f"{found['val/loss']:.4f}", "index.html",
+                 "mnist-cnn evaluate run"):  # fmt: skip
+        assert part in outcome.out
+    assert "4·4·1·8 + 8" in outcome.err
+    assert len(re.findall(r"^epoch  \d/2  loss .* val accuracy", outcome.err, re.M)) == 2
+
+
+def test_the_figures_of_a_run_are_those_of_its_best_checkpoint(digits_run: Path) -> None:
+    found = json.loads((digits_run / "metrics.json").read_text())
+    trained = checkpoint.load(digits_run)
+    data = MNISTDataModule(configured("data=digits").data, 0)
+    data.setup()
+    for split, images in (("val", data.val), ("test", data.test)):
+        again = evaluate(trained, images, "digits", split)
+        assert (again.accuracy, again.loss) == (found[f"{split}/accuracy"], found[f"{split}/loss"])
+    best = max(found["history"], key=lambda row: row["val/accuracy"])
+    assert best["epoch"] == found["best_epoch"] == trained.epoch
+    assert best["val/accuracy"] == pytest.approx(found["val/accuracy"])
+    assert best["val/loss"] == pytest.approx(found["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["tiny", "dropout"])
+def test_the_same_command_twice_gives_identical_weights_and_figures(model: str) -> None:
+    for folder in ("a", "b"):
+        settings = (*QUICK, f"model={model}", "+trainer.limit_train_batches=4", f"run_dir={folder}")
+        assert train_command(*settings).status == 0
+    assert_equal_runs(Path("a"), Path("b"))
+
+
+def test_another_seed_gives_another_run() -> None:
+    for seed in (0, 1):
+        train_command(*QUICK, "trainer.max_epochs=1", f"seed={seed}", f"run_dir={seed}")
+    assert metrics(Path("0"))["val/loss"] != metrics(Path("1"))["val/loss"]
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datetime
+
+    class Frozen(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Frozen":
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr("mnist_cnn.training.datetime", Frozen)
+    from mnist_cnn.training import make_run_dir
+
+    made = [make_run_dir(configured("model=tiny"), "digits") for _ in range(3)]
+    assert [str(folder) for folder in made] == [
+        "runs/2026-01-02_03-04-05_tiny_digits",
+        "runs/2026-01-02_03-04-05_tiny_digits-2",
+        "runs/2026-01-02_03-04-05_tiny_digits-3",
+    ]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(digits_run: Path) -> None:
+    before = (digits_run / "metrics.json").read_bytes()
+    outcome = train_command(*QUICK, f"run_dir={digits_run}")
+    assert outcome.status == 2
+    assert f"resume={digits_run}" in outcome.err
+    assert (digits_run / "metrics.json").read_bytes() == before
+
+
+def test_a_sweep_makes_one_complete_folder_a_setting() -> None:
+    varied = ("model=tiny,mlp", "optimizer.lr=1e-3,3e-3")
+    outcome = train_command("-m", "data=digits", "trainer=cpu", "trainer.max_epochs=1", *varied)
+    assert outcome.status == 0, outcome.err
+    (sweep,) = Path("runs").iterdir()
+    folders = sorted(folder for folder in sweep.iterdir() if folder.is_dir())
+    assert [folder.name for folder in folders] == [
+        "0_model=tiny,optimizer.lr=0.001",
+        "1_model=tiny,optimizer.lr=0.003",
+        "2_model=mlp,optimizer.lr=0.001",
+        "3_model=mlp,optimizer.lr=0.003",
+    ]
+    assert all((folder / "report" / "index.html").exists() for folder in folders)
+    assert len({metrics(folder)["val/loss"] for folder in folders}) == 4
+
+
+def test_a_sweep_over_a_layers_argument_changes_the_network() -> None:
+    settings = ("-m", *QUICK, "trainer.max_epochs=1", "model.layers.0.Conv2D.filters=4,16", "run_dir=sweep")
+    assert train_command(*settings).status == 0
+    assert {metrics(folder)["parameters"] for folder in Path("sweep").iterdir() if folder.is_dir()} == {5228, 8504}
+
+
+def test_resume_after_ctrl_c_gives_identical_weights_also_in_another_place() -> None:
+    slow = ("model=dropout", "data=digits", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=512")
+    stopped = run_process(*slow, "run_dir=stopped", interrupt_after=r"epoch  1/3")
+    assert stopped.status == 130
+    assert "Traceback" not in stopped.err
+    assert "interrupted" in stopped.out
+    done = metrics(Path("stopped"))
+    assert done["interrupted"]
+    assert done["epochs"] in (1, 2)
+    shutil.move("stopped", "moved")
+    assert train_command("resume=moved").status == 0
+    assert train_command(*slow, "run_dir=whole").status == 0
+    assert_equal_runs(Path("moved"), Path("whole"))
+    best, whole = weights(Path("moved"), "best"), weights(Path("whole"), "best")
+    assert all(torch.equal(best[key], whole[key]) for key in best)
+
+
+class CtrlC(pl.Callback):
+    """Ctrl-C at a certain step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+CTRL_C = ("+callbacks.ctrl_c._target_=tests.test_training.CtrlC", "+callbacks.ctrl_c.step=")
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint_and_resume_begins_again() -> None:
+    stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}5")
+    assert stopped.status == 130
+    assert "none finished" in stopped.out
+    assert metrics(Path("stopped"))["epochs"] == 0
+    assert checkpoint.load("stopped").network.parameter_count == 6320
+    overrides = Path("stopped/overrides.yaml")
+    overrides.write_text("".join(line for line in overrides.open() if "ctrl_c" not in line))
+    assert train_command("resume=stopped").status == 0
+    assert train_command(*QUICK, "run_dir=whole").status == 0
+    assert_equal_runs(Path("stopped"), Path("whole"))
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing() -> None:
+    stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}0")
+    assert (stopped.status, stopped.out) == (130, "")
+    assert not Path("stopped").exists()
+
+
+def test_ctrl_c_ends_a_sweep_too() -> None:
+    settings = ("seed=0,1", "run_dir=sweep", CTRL_C[0], f"{CTRL_C[1]}13")
+    assert train_command("-m", *QUICK, *settings).status == 130
+    assert [folder.name for folder in Path("sweep").iterdir() if folder.is_dir()] == ["0_seed=0"]
+
+
+def test_a_finished_run_goes_on_with_more_epochs(digits_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_run, tmp_path / "copy")
+    assert train_command(f"resume={tmp_path / 'copy'}", "trainer.max_epochs=4").status == 0
+    whole = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=4", "run_dir=whole")
+    assert train_command(*whole).status == 0
+    assert_equal_runs(tmp_path / "copy", Path("whole"))
+
+
+@pytest.mark.parametrize("line", ["+callbacks.x._target_=os.system", "hydra.launcher=evil"])
+def test_a_run_folder_can_not_name_code_to_be_run_on_resume(digits_run: Path, tmp_path: Path, line: str) -> None:
+    shutil.copytree(digits_run, tmp_path / "copy")
+    with (tmp_path / "copy" / "overrides.yaml").open("a") as file:
+        file.write(f"- {line}\n")
+    outcome = train_command(f"resume={tmp_path / 'copy'}")
+    assert (outcome.status, "names code" in outcome.err) == (2, True)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_is_null_in_json() -> None:
+    outcome = train_command(*QUICK, "trainer.max_epochs=9", "optimizer=sgd", "optimizer.lr=1e20", "run_dir=run")
+    assert outcome.status == 0
+    assert "no longer a number" in outcome.err
+    found = metrics(Path("run"))
+    assert found["epochs"] < 9
+    assert found["history"][-1]["train/loss"] is None
+
+
+def test_early_stopping_ends_training_and_keeps_the_epoch_of_the_lowest_loss() -> None:
+    settings = ("trainer.max_epochs=30", "callbacks=early_stopping", "callbacks.early_stopping.patience=1")
+    assert train_command(*QUICK, *settings, "optimizer.lr=0.05", "run_dir=run").status == 0
+    found = metrics(Path("run"))
+    assert found["epochs"] < 30
+    assert found["best_epoch"] == min(found["history"], key=lambda row: row["val/loss"])["epoch"]
+    assert found["best_epoch"] < found["epochs"]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["optimizer=adamw", "scheduler=onecycle", "scheduler=cosine", "data.normalize=standard", "data.split=stratified",
+     "logger=none", "trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=0.5", "debug=smoke"],
+)  # fmt: skip
+def test_options_run(option: str) -> None:
+    outcome = train_command(*QUICK, "trainer.max_epochs=1", option, "run_dir=run")
+    assert outcome.status == 0, outcome.err
+    assert checkpoint.load("run").model == "tiny"
+
+
+def test_debug_overfit_learns_a_few_batches_by_heart() -> None:
+    assert train_command("debug=overfit", "model=mlp", "data=digits", "data.batch_size=32", "run_dir=run").status == 0
+    assert metrics(Path("run"))["history"][-1]["train/accuracy"] == 1.0
+
+
+def test_a_logger_or_callback_that_is_none_is_refused_without_leaving_a_folder() -> None:
+    for setting in ("+logger.x._target_=builtins.dict", "+callbacks.x._target_=no.such.Thing"):
+        outcome = train_command(*QUICK, setting, "run_dir=run")
+        assert outcome.status == 2
+        assert setting.partition(".x")[0][1:] + ".x" in outcome.err
+        assert not Path("run").exists()
+
+
+def test_dropout_acts_in_training_and_not_in_validation(digits_run: Path) -> None:
+    network = build_network([{"Dropout": {"rate": 0.5}}, "Flatten", {"Dense": {"units": 10}}], (1, 28, 28), 10)
+    x = torch.rand(2, 1, 28, 28)
+    assert not torch.equal(network.train()(x), network(x))
+    assert torch.equal(network.eval()(x), network(x))
+
+
+def test_lightnings_own_test_loop_agrees_with_evaluate(tmp_path: Path) -> None:
+    config, plain = configured(*QUICK, "logger=none"), composed(*QUICK, "logger=none")
+    data = MNISTDataModule(config.data, config.seed)
+    data.prepare_data()
+    data.setup()
+    module = classifier(config, build_network(config.model.layers, (1, 28, 28), 10), data)
+    trainer = build_trainer(config, plain, tmp_path)
+    fit(trainer, module, data, None)
+    (measured,) = trainer.test(module, datamodule=data, verbose=False)
+    found = evaluate(checkpoint.load(tmp_path / "checkpoints" / "last.ckpt"), data.test, "digits", "test")
+    assert measured["test/accuracy"] == pytest.approx(found.accuracy)
+    assert measured["test/loss"] == pytest.approx(found.loss, rel=1e-5)
+    assert isinstance(module, pl.LightningModule)
+
+
+def test_two_processes_train_one_network_and_evaluate_every_image_once() -> None:
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1", "run_dir=run")
+    outcome = run_process("model=mlp", "data=digits", *two)
+    assert outcome.status == 0, outcome.err
+    found = metrics(Path("run"))
+    # Each process measured its share: their common figure is that of all images in one process.
+    assert found["history"][0]["val/loss"] == pytest.approx(found["val/loss"], rel=1e-5)
+    assert found["history"][0]["val/accuracy"] == pytest.approx(found["val/accuracy"])
+    assert outcome.out.count("test ") == 1
+
+
+def test_several_processes_can_not_share_a_sweep() -> None:
+    outcome = train_command("-m", "trainer=ddp", "trainer.accelerator=cpu", "seed=0,1", "data=digits")
+    assert (outcome.status, "one run after another" in outcome.err) == (2, True)
