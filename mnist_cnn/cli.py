@@ -49,9 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data-root", default="data", metavar="FOLDER", help="where the image files are kept (data)")
     evaluate.add_argument(
         "--mirror",
-        default=os.environ.get("MNIST_MIRROR"),
         metavar="ADDRESS",
-        help="a folder or web address that has the files, tried first (MNIST_MIRROR, for mnist)",
+        help="a folder or address that has the files, tried first (MNIST_MIRROR, for mnist)",
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
@@ -59,21 +58,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mnist_cnn import checkpoint, datasets
-    from mnist_cnn.evaluate import evaluate, split_of
+    from mnist_cnn import checkpoint
+    from mnist_cnn.evaluate import evaluate, images_for
 
-    trained = checkpoint.load(options.checkpoint)
+    file = checkpoint.find(options.checkpoint)
+    trained = checkpoint.load(file)
     name = options.data or trained.dataset
-    datasets.fetch(name, options.data_root, options.mirror if name == "mnist" or options.data else None)
-    images = split_of(trained, options.split, name, options.data_root)
+    mirror = options.mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
+    images = images_for(trained, options.split, name, options.data_root, mirror)
     result = evaluate(trained, images, name, options.split)
     if options.json:
-        print(
-            json.dumps(
-                {"checkpoint": str(checkpoint.find(options.checkpoint)), "model": trained.model, **result.plain()}
-            )
-        )
+        print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.plain()}))
     else:
-        print(f"{trained.model}, epoch {trained.epoch}, from {checkpoint.find(options.checkpoint)}")
-        print(result.text())
+        print(f"{trained.model}, epoch {trained.epoch}, from {file}\n{result.text()}")
     return 0

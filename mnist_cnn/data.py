@@ -1,11 +1,9 @@
 """How do images become batches? Fetched, cut into training and validation, gathered, and scaled on their device."""
 
-import math
 import sys
 from typing import TypeVar
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
@@ -13,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 from mnist_cnn import datasets
 from mnist_cnn.config import DataConfig
 from mnist_cnn.datasets import Images, ImageSet
-from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.errors import DataError
 from mnist_cnn.images import Preprocessing
+from mnist_cnn.splits import split_indices
 
 Batch = tuple[Tensor, Tensor]
 T = TypeVar("T")
@@ -123,30 +122,6 @@ class Batches(Dataset[Batch]):
         """(N, C, H, W) and (N,) of these indices; DataLoader prefers it to one `__getitem__` an image."""
         chosen = torch.tensor(indices)
         return self.images.images[chosen], self.images.labels[chosen]
-
-
-def split_indices(labels: Tensor, fraction: float, how: str, seed: int) -> tuple[Tensor, Tensor]:
-    """Cut a training set in two: indices for training and for validation, each in rising order.
-
-    `last`: the last part, of the size that Keras' `validation_split` takes; `random`: of that size, drawn by the seed;
-    `stratified`: the same, with every class in proportion. ConfigError where nothing would be left on one side.
-    """
-    n = len(labels)
-    kept = math.floor(n * (1 - fraction))
-    if not 0 < kept < n:
-        raise ConfigError(f"data.val_fraction={fraction}: of {n} images it leaves {kept} for training.")
-    if how == "last":
-        return torch.arange(kept), torch.arange(kept, n)
-    if how == "random":
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        return order[:kept].sort().values, order[kept:].sort().values
-    from sklearn.model_selection import train_test_split
-
-    try:
-        train, val = train_test_split(np.arange(n), test_size=n - kept, stratify=labels.numpy(), random_state=seed)
-    except ValueError as error:
-        raise ConfigError(f"data.split=stratified: {error}.") from error
-    return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(val))
 
 
 def _as_it_is(batch: T) -> T:

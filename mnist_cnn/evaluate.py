@@ -15,11 +15,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 
 from mnist_cnn import datasets
 from mnist_cnn.checkpoint import TrainedNetwork
-from mnist_cnn.data import split_indices
 from mnist_cnn.datasets import Images
 from mnist_cnn.errors import DataError
+from mnist_cnn.layers import show
+from mnist_cnn.splits import split_indices
 
-SPLITS = ("test", "val", "train")
 _BATCH = 1000
 
 
@@ -179,19 +179,19 @@ def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) 
     return Evaluation(dataset, split, trained.classes, torch.cat(probabilities), images.labels, loss / len(images))
 
 
-def split_of(trained: TrainedNetwork, split: str, name: str, root: str | Path) -> Images:
-    """The images of `test`, `val` or `train` of a data set that is in `root`, cut as it was for this network.
+def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path, mirror: str | None = None) -> Images:
+    """The images of `test`, `val` or `train` of a data set, fetched where need be and cut as they were for training.
 
-    DataError where they are not there or are not of the network's shape or number of classes.
+    DataError where they can't be had or don't suit the network.
     """
     shape, wanted = datasets.input_shape(name), trained.network.input_shape
-    if shape != wanted:
+    if shape != wanted or len(trained.classes) != datasets.CLASSES:
         raise DataError(
-            f"{name} has images of {'×'.join(map(str, shape))}, the network takes {'×'.join(map(str, wanted))}."
+            f"{name} has {datasets.CLASSES} classes of images of {show(shape)}, "
+            f"the network takes {show(wanted)} and knows {len(trained.classes)}."
         )
+    datasets.fetch(name, root, mirror)
     dataset = datasets.load(name, root)
-    if len(dataset.classes) != len(trained.classes):
-        raise DataError(f"{name} has {len(dataset.classes)} classes, the network {len(trained.classes)}.")
     if split == "test":
         return dataset.test
     cut = trained.cut

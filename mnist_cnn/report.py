@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -152,7 +151,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
         colour = "white" if share[row, column] > 0.15 else "black"
         axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=9, color=colour)
     names = evaluation.classes
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_xticks(range(len(names)), names, rotation=90 if _wordy(names) else 0)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
@@ -161,26 +160,37 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     """The most confident mistakes: true → predicted, and the probability that was given to it."""
     worst = evaluation.mistakes(_MISTAKES)
-    titles = [f"{mistake.true} → {mistake.predicted}\n{mistake.probability:.1%}" for mistake in worst]
+    arrow = " →\n" if _wordy(evaluation.classes) else " → "
+    titles = [f"{mistake.true}{arrow}{mistake.predicted}\n{mistake.probability:.1%}" for mistake in worst]
     return _gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
 def samples(images: Images, classes: Sequence[str]) -> Figure:
     """The first training images with their classes."""
-    return _gallery(images.images[:_SAMPLES], [classes[label] for label in images.labels[:_SAMPLES]], columns=10)
+    titles = [classes[label] for label in images.labels[:_SAMPLES]]
+    return _gallery(images.images[:_SAMPLES], titles, columns=5 if _wordy(classes) else 10)
+
+
+def _wordy(classes: Sequence[str]) -> bool:
+    return max(map(len, classes)) > 3
 
 
 def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
+    """Images (N, C, H, W) in rows, each under its title. One axes for all: fifty of them take seconds to lay out."""
     rows = max(math.ceil(len(images) / columns), 1)
-    height = 5 / columns * (1.45 if any("\n" in title for title in titles) else 1.3)
-    figure = Figure(figsize=(5, rows * height), layout="constrained")
-    places: Iterable[Axes] = figure.subplots(rows, columns, squeeze=False).flat
-    for index, axes in enumerate(places):
-        axes.set_axis_off()
-        if index < len(images):
-            picture = images[index].permute(1, 2, 0).squeeze(-1).numpy()
-            axes.imshow(picture, cmap="gray_r", vmin=0, vmax=255)  # colour pictures ignore all but themselves
-            axes.set_title(titles[index], fontsize=9, pad=2)
+    channels, height, width = images.shape[1:]
+    text = 0.24 * columns / 5 * height * (1 + max((title.count("\n") for title in titles), default=0))
+    cell, gap = int(height + text), width // 7  # pixels of the images
+    canvas = images.new_full((rows * cell, columns * (width + gap), channels), 0 if channels == 1 else 255)
+    figure = Figure(figsize=(5, 5 * canvas.shape[0] / canvas.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for index, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(index, columns)
+        left, bottom = column * (width + gap) + gap // 2, (row + 1) * cell
+        canvas[bottom - height : bottom, left : left + width] = image.permute(1, 2, 0)
+        axes.text(left + width / 2, bottom - height - 0.5, title, ha="center", va="bottom", fontsize=9)
+    axes.imshow(canvas.squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255)  # colour pictures ignore the rest
     return figure
 
 

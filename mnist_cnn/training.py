@@ -89,10 +89,11 @@ def make_run_dir(config: Config, dataset: str) -> Path:
     if _sweeping():
         hydra = HydraConfig.get()
         varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
-        settings = re.sub(r"[^\w.,=+-]", "_", ",".join(varied))[:100]
-        wanted = Path(hydra.sweep.dir) / f"{hydra.job.num}_{settings}"
+        wanted = Path(hydra.sweep.dir) / _as_name(f"{hydra.job.num}_{','.join(varied)}")
+    elif config.run_dir:
+        wanted = Path(config.run_dir)
     else:
-        wanted = Path(config.run_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
+        wanted = Path("runs") / _as_name(f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
     folder, number = wanted, 1
     while True:
         try:
@@ -241,6 +242,10 @@ def _sweeping() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def _as_name(text: str) -> str:
+    return re.sub(r"[^\w.,=+-]", "_", text)[:120]
+
+
 def _is_free(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
@@ -273,6 +278,6 @@ def _quiet() -> None:
     # A run that goes on writes into its own folder.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     # debug=overfit keeps to the same batches, so their order is no matter.
-    warnings.filterwarnings("ignore", ".*You requested to overfit but enabled train dataloader shuffling.*")
+    warnings.filterwarnings("ignore", ".*You requested to overfit but enabled .* dataloader shuffling.*")
     # Fewer steps than log_every_n_steps: metrics are logged by epoch.
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")

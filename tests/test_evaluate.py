@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from mnist_cnn import checkpoint
 from mnist_cnn.datasets import Images
 from mnist_cnn.errors import DataError
-from mnist_cnn.evaluate import Evaluation, evaluate, split_of
+from mnist_cnn.evaluate import Evaluation, evaluate, images_for
 
 
 def evaluation(probabilities: list[list[float]], labels: list[int]) -> Evaluation:
@@ -24,9 +24,9 @@ def test_accuracy_confusion_and_scores_are_what_counting_by_hand_gives() -> None
     assert (EXAMPLE.correct, EXAMPLE.total, EXAMPLE.accuracy) == (3, 5, 0.6)
     assert EXAMPLE.confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
     a, b, c = EXAMPLE.per_class
-    assert (a.precision, a.recall, a.f1, a.support) == (1.0, pytest.approx(1 / 3), 0.5, 3)
-    assert (b.precision, b.recall, b.f1, b.support) == (pytest.approx(1 / 3), 1.0, 0.5, 1)
-    assert (c.precision, c.recall, c.f1, c.support) == (1.0, 1.0, 1.0, 1)
+    assert [*a[1:]] == pytest.approx([1, 1 / 3, 0.5, 3])
+    assert [*b[1:]] == pytest.approx([1 / 3, 1, 0.5, 1])
+    assert [*c[1:]] == [1, 1, 1, 1]
     assert EXAMPLE.macro_f1 == pytest.approx(2 / 3)
     assert EXAMPLE.top_confusions() == [("a", "b", 2)]
 
@@ -47,7 +47,7 @@ def test_a_class_that_never_occurs_scores_zero_and_breaks_nothing() -> None:
 
 def test_loss_is_the_mean_cross_entropy_of_the_logits(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    images = split_of(trained, "train", "digits", "data")
+    images = images_for(trained, "train", "digits", "data")
     result = evaluate(trained, images, "digits", "train")
     logits = trained.network(images.images.float() / 255)
     assert result.loss == pytest.approx(float(F.cross_entropy(logits, images.labels)), rel=1e-5)
@@ -57,13 +57,13 @@ def test_loss_is_the_mean_cross_entropy_of_the_logits(digits_run: Path) -> None:
 
 def test_the_splits_are_those_of_training(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    parts = {split: split_of(trained, split, "digits", "data") for split in ("train", "val", "test")}
+    parts = {split: images_for(trained, split, "digits", "data") for split in ("train", "val", "test")}
     assert {split: len(images) for split, images in parts.items()} == {"train": 1293, "val": 144, "test": 360}
 
 
 def test_images_of_another_shape_are_refused(digits_run: Path) -> None:
     with pytest.raises(DataError, match="3×32×32, the network takes 1×28×28"):
-        split_of(checkpoint.load(digits_run), "test", "cifar10", "data")
+        images_for(checkpoint.load(digits_run), "test", "cifar10", "data")
 
 
 def test_text_and_json_say_the_same(digits_run: Path) -> None:

@@ -202,7 +202,8 @@ def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint_and_resume_begins_
     assert metrics(Path("stopped"))["epochs"] == 0
     assert checkpoint.load("stopped").network.parameter_count == 6320
     overrides = Path("stopped/overrides.yaml")
-    overrides.write_text("".join(line for line in overrides.open() if "ctrl_c" not in line))
+    lines = overrides.read_text().splitlines(keepends=True)
+    overrides.write_text("".join(line for line in lines if "ctrl_c" not in line))
     assert train_command("resume=stopped").status == 0
     assert train_command(*QUICK, "run_dir=whole").status == 0
     assert_equal_runs(Path("stopped"), Path("whole"))

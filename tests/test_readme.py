@@ -1,0 +1,50 @@
+"""Every command of the README, run from a folder of its own on the bundled digits, for an epoch."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+]
+INSTALLING = [command for command in COMMANDS if "pip install" in command]
+QUICK = "data=digits trainer.max_epochs=1 trainer=cpu"
+
+
+def test_the_two_install_commands_stand_first_and_are_those_that_ci_runs() -> None:
+    assert COMMANDS[:2] == INSTALLING
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in INSTALLING:
+        end = command[command.rindex("&& ") :]
+        assert f"readme_command '{end}'" in ci
+
+
+def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    commands = [command for command in COMMANDS if command not in INSTALLING]
+    assert len(commands) >= 8
+    for command in commands:
+        command = command.replace("python train.py", f"python {ROOT / 'train.py'}")
+        if "train.py" in command and "--help" not in command:
+            epochs = QUICK.replace("max_epochs=1", "max_epochs=2") if "resume=" in command else QUICK
+            command = f"{command} {epochs}"
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.stdout
+    runs = [folder.name for folder in (tmp_path / "runs").iterdir()]
+    assert len(runs) == 4
+    assert (tmp_path / "my_run" / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", README))
+def test_the_files_that_the_readme_links_are_there(link: str) -> None:
+    assert (ROOT / link).exists()

@@ -1,0 +1,117 @@
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mnist_cnn import report
+from mnist_cnn.datasets import Images
+from mnist_cnn.evaluate import Evaluation
+from tests.conftest import FakeMnist, train_command
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, and whether its tags are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_shows_everything_and_loads_nothing(digits_run: Path) -> None:
+    text = (digits_run / "report" / "index.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "http" not in text
+    assert "<script" not in text
+    found = json.loads((digits_run / "metrics.json").read_text())
+    for part in (
+        f"{found['test/accuracy']:.2%}",
+        "4·4·1·8 + 8",
+        "Most confident mistakes",
+        "precision",
+        "max_epochs: 3",
+    ):
+        assert part in text
+
+
+def test_the_class_table_is_there_for_spreadsheets(digits_run: Path) -> None:
+    with (digits_run / "report" / "per_class.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list("0123456789")
+    assert sum(int(row["images"]) for row in rows) == 360
+
+
+def test_digits_in_place_of_mnist_are_marked_everywhere(fake_mnist: FakeMnist) -> None:
+    settings = ("model=mlp", "trainer.max_epochs=1", "data.mirror=http://127.0.0.1:1/", "run_dir=run")
+    outcome = train_command(*settings)
+    assert outcome.status == 0
+    assert "NOT MNIST" in outcome.out
+    assert json.loads(Path("run/metrics.json").read_text())["dataset"] == "digits"
+    assert "on digits" in Path("run/report/index.html").read_text()
+    assert "Its figures say nothing about MNIST" in Path("run/report/index.html").read_text()
+
+
+def test_a_run_on_mnist_has_no_such_mark(fake_mnist: FakeMnist) -> None:
+    settings = ("model=mlp", "trainer.max_epochs=1", f"data.mirror={fake_mnist.mirror}", "run_dir=run", "data.root=d")
+    outcome = train_command(*settings)
+    assert "NOT MNIST" not in outcome.out
+    assert "evaluate    mnist-cnn evaluate run --data-root d" in outcome.out
+    assert "say nothing about MNIST" not in Path("run/report/index.html").read_text()
+
+
+@pytest.mark.parametrize("names", [tuple("abc"), ("T-shirt/top", "Trouser", "<b>&")])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("wrong", [0, 1, 40])
+def test_figures_are_drawn_for_any_number_of_mistakes_names_and_channels(
+    names: tuple[str, ...], channels: int, wrong: int, tmp_path: Path
+) -> None:
+    labels = torch.arange(60) % 3
+    predicted = labels.clone()
+    predicted[:wrong] = (labels[:wrong] + 1) % 3
+    evaluation = Evaluation("x", "test", names, torch.eye(3)[predicted], labels, 0.0)
+    images = Images(torch.randint(0, 256, (60, channels, 9, 9), dtype=torch.uint8), labels)
+    figures = (report.confusion_matrix(evaluation), report.mistakes(evaluation, images), report.samples(images, names))
+    for number, figure in enumerate(figures):
+        file = tmp_path / f"{number}.png"
+        figure.savefig(file)
+        with Image.open(file) as picture:
+            assert picture.size[0] == 500
+
+
+def test_the_confusion_figure_shows_the_counts() -> None:
+    evaluation = Evaluation("x", "test", tuple("ab"), torch.eye(2)[[0, 0, 1]], torch.tensor([0, 1, 1]), 0.0)
+    (axes,) = report.confusion_matrix(evaluation).axes
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shown == {(0, 0): "1", (0, 1): "1", (1, 1): "1"}  # (predicted, true)
+
+
+def test_curves_show_every_epoch_of_training_and_validation() -> None:
+    history: list[dict[str, float]] = [{"epoch": i, "train/loss": 1 / i, "val/loss": 2 / i} for i in (1, 2, 3)]
+    (axes,) = report.curves(history, "loss").axes
+    lines: Any = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}  # type: ignore[union-attr]
+    assert lines["training"] == [[1, 1], [2, 0.5], [3, pytest.approx(1 / 3)]]
+    assert [y for _, y in lines["validation"]] == pytest.approx([2, 1, 2 / 3])
+    assert report.curves([], "loss").axes[0].lines[:] == []
+
+
+def test_what_a_user_named_can_not_put_markup_into_the_page() -> None:
+    settings = ("data=digits", "model=mlp", "model.name='<script>'", "trainer.max_epochs=1", "run_dir=run")
+    assert train_command(*settings).status == 0
+    assert "<script" not in Path("run/report/index.html").read_text()
