@@ -1,6 +1,5 @@
 """How does a configuration become a run? The run's folder, callbacks and loggers, Lightning's Trainer, and the end."""
 
-import contextlib
 import logging
 import os
 import re
@@ -53,7 +52,7 @@ def check(config: Config) -> None:
     if config.resume and not (last := Path(config.resume) / "checkpoints" / "last.ckpt").exists():
         raise ConfigError(f"resume={config.resume}: nothing to go on from, {last} does not exist.")
     if config.run_dir and not _sweeping() and not config.resume and not _is_free(Path(config.run_dir)):
-        raise ConfigError(f"run_dir={config.run_dir}: it is there already; name another, or resume={config.run_dir}")
+        raise _taken(Path(config.run_dir))
     if config.trainer.strategy.startswith("ddp") and _sweeping():
         raise ConfigError("trainer=ddp: its processes can't share a sweep (-m); start one run after another.")
 
@@ -97,9 +96,11 @@ def make_run_dir(config: Config, dataset: str) -> Path:
     folder, number = wanted, 1
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=_is_free(folder) and config.run_dir is not None)
+            (folder / "checkpoints").mkdir(parents=True)  # only one process can: the folder is its own
             return folder
-        except FileExistsError:  # made by another run in this second
+        except FileExistsError:
+            if config.run_dir and not _sweeping():
+                raise _taken(folder) from None
             number += 1
             folder = wanted.with_name(f"{wanted.name}-{number}")
         except OSError as error:
@@ -116,8 +117,8 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
         loggers = _instantiated(composed, "logger", Logger)  # type: ignore[type-abstract]
         trainer = _trainer(config, [*callbacks, History(), Progress()], loggers, run_dir)
     except ConfigError:
-        with contextlib.suppress(OSError):
-            run_dir.rmdir()  # a run that never began leaves no folder
+        if not config.resume and _is_first_process():
+            shutil.rmtree(run_dir)  # a run that never began leaves no folder
         raise
     if trainer.is_global_zero:
         OmegaConf.save(composed, run_dir / "config.yaml")
@@ -244,6 +245,10 @@ def _sweeping() -> bool:
 
 def _as_name(text: str) -> str:
     return re.sub(r"[^\w.,=+-]", "_", text)[:120]
+
+
+def _taken(folder: Path) -> ConfigError:
+    return ConfigError(f"run_dir={folder}: it is there already; name another, or go on with resume={folder}")
 
 
 def _is_free(folder: Path) -> bool:

@@ -15,6 +15,7 @@ import torch
 
 from mnist_cnn import checkpoint
 from mnist_cnn.data import MNISTDataModule
+from mnist_cnn.errors import ConfigError
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.network import build_network
 from mnist_cnn.training import build_trainer, classifier, fit
@@ -132,6 +133,15 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
         "runs/2026-01-02_03-04-05_tiny_digits-2",
         "runs/2026-01-02_03-04-05_tiny_digits-3",
     ]
+
+
+def test_two_runs_can_not_take_one_folder_at_once() -> None:
+    from mnist_cnn.training import make_run_dir
+
+    config = configured("run_dir=here")
+    assert make_run_dir(config, "digits") == Path("here")
+    with pytest.raises(ConfigError, match="it is there already"):
+        make_run_dir(config, "digits")
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(digits_run: Path) -> None:
