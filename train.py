@@ -5,13 +5,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mnist_cnn.config import typed
 from mnist_cnn.overrides import command_line
 
 
 def train(composed: DictConfig) -> float | None:
     """One run, as configured; returns the validation accuracy, which is what a search may optimise."""
-    from mnist_cnn.config import typed
-
     config = typed(composed)  # a setting that can't be ends here, before anything is made or fetched
 
     from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it

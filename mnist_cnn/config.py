@@ -112,7 +112,7 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """One run. `callbacks` and `logger` name classes (`_target_`), which only `training` instantiates."""
+    """One run, but for `callbacks` and `logger`: those name classes, which `training` instantiates."""
 
     seed: int
     run_dir: str | None
@@ -122,8 +122,6 @@ class Config:
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
     trainer: TrainerConfig
-    callbacks: dict[str, Any]
-    logger: dict[str, Any]
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "it must lie between 0 and 4294967295")
@@ -136,9 +134,7 @@ def typed(composed: DictConfig) -> Config:
     own = {item.name for item in fields(TrainerConfig)}
     plain.trainer.extra = {key: plain.trainer.pop(key) for key in list(plain.trainer) if key not in own}
     _check_trainer_arguments(list(plain.trainer.extra))
-    for group in ("callbacks", "logger"):  # they speak of ${run_dir}, which has no value yet
-        plain[group] = OmegaConf.to_container(plain[group] or OmegaConf.create(), resolve=False)
-        OmegaConf.set_readonly(plain[group], True)
+    del plain["callbacks"], plain["logger"]
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except OmegaConfBaseException as error:
@@ -189,20 +185,21 @@ def _check_trainer_arguments(extra: list[str]) -> None:
         return
     from lightning.pytorch import Trainer  # takes seconds; only needed where there is something to check
 
-    ours = {"self", "callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
-    known = set(inspect.signature(Trainer.__init__).parameters) - ours
+    ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
+    clashing = {"fast_dev_run", "enable_checkpointing"}  # debug=smoke instead; results need the checkpoint
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"} - ours - clashing
     for key in extra:
-        near = did_you_mean(key, known)
         if key not in known:
+            near = did_you_mean(key, known)
             raise ConfigError(f"trainer.{key}: Lightning's Trainer takes no such argument here.{near}")
 
 
 def _one_of(key: str, value: str, *known: str) -> None:
-    near = did_you_mean(value, known)
-    _require(value in known, key, value, f"not one of {', '.join(known)}{'.' + near if near else ''}")
+    if value not in known:
+        raise ConfigError(f"{key}={value}: not one of {', '.join(known)}.{did_you_mean(value, known)}")
 
 
 def _require(true: bool, key: str, value: object, why: str) -> None:
     """Raise ConfigError that names the key, unless what must be true is."""
     if not true:
-        raise ConfigError(f"{key}={value}: {why}{'' if why.endswith('?') else '.'}")
+        raise ConfigError(f"{key}={value}: {why}.")

@@ -10,9 +10,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from mnist_cnn import datasets
 from mnist_cnn.config import DataConfig
-from mnist_cnn.datasets import Images, ImageSet
 from mnist_cnn.errors import DataError
-from mnist_cnn.images import Preprocessing
+from mnist_cnn.images import Images, ImageSet, Preprocessing
 from mnist_cnn.splits import split_indices
 
 Batch = tuple[Tensor, Tensor]

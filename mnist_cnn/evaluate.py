@@ -15,8 +15,8 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 
 from mnist_cnn import datasets
 from mnist_cnn.checkpoint import TrainedNetwork
-from mnist_cnn.datasets import Images
 from mnist_cnn.errors import DataError
+from mnist_cnn.images import Images
 from mnist_cnn.layers import show
 from mnist_cnn.splits import split_indices
 

@@ -1,10 +1,31 @@
-"""What does a network see of an image? Its pixels, scaled as in training."""
+"""What is an image here, and what does a network see of it?"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images, uint8 (N, C, H, W), and their classes, int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A data set with its official cut into training and test images."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
 
 
 @dataclass(frozen=True)

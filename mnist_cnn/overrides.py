@@ -113,7 +113,7 @@ def _recorded(folder: str) -> list[str]:
 def explain(error: HydraException | OmegaConfBaseException, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     text = str(error).strip()
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
         return f"{group}={option}: no such option.{did_you_mean(option, options)} There are: {', '.join(options)}."

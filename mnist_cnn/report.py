@@ -18,9 +18,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from mnist_cnn.checkpoint import TrainedNetwork
-from mnist_cnn.datasets import Images
 from mnist_cnn.evaluate import Evaluation
 from mnist_cnn.history import Row
+from mnist_cnn.images import Images
 from mnist_cnn.network import Network
 
 _MISTAKES = 25

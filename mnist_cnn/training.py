@@ -115,6 +115,8 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
     try:
         callbacks = _instantiated(composed, "callbacks", Callback)
         loggers = _instantiated(composed, "logger", Logger)  # type: ignore[type-abstract]
+        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+            raise ConfigError("callbacks.checkpoint: it can't be left out; results are those of the kept checkpoint.")
         trainer = _trainer(config, [*callbacks, History(), Progress()], loggers, run_dir)
     except ConfigError:
         if not config.resume and _is_first_process():
@@ -163,6 +165,8 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: 
     except SystemExit:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise
+    except MisconfigurationException as error:  # such as a callback that watches what is never measured
+        raise ConfigError(" ".join(str(error).split())) from error
     finally:
         signal.signal(signal.SIGINT, handler)
 

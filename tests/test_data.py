@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from mnist_cnn.data import Batches, MNISTDataModule
-from mnist_cnn.datasets import Images
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.images import Preprocessing
+from mnist_cnn.images import Images, Preprocessing
 from mnist_cnn.splits import split_indices
 from tests.conftest import FakeMnist, configured
 

@@ -19,14 +19,15 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_cnn import datasets, download
+from mnist_cnn import datasets, download, sources
 from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.images import ImageSet
 from tests.conftest import FakeMnist, idx
 
 RAW = Path("data/MNIST/raw")
 
 
-def fetch(mirror: Path | str | None, name: str = "mnist") -> datasets.ImageSet:
+def fetch(mirror: Path | str | None, name: str = "mnist") -> ImageSet:
     datasets.fetch(name, "data", str(mirror) if mirror else None)
     return datasets.load(name, "data")
 
@@ -117,8 +118,8 @@ def test_unpacked_files_are_taken_where_they_are_undamaged(
     for (name, _), content in zip(fake_mnist.files, contents, strict=True):
         (RAW / name.removesuffix(".gz")).write_bytes(content)
     known = tuple(md5(content).hexdigest() for content in contents)
-    source = datasets.SOURCES["mnist"]()
-    monkeypatch.setitem(datasets.SOURCES, "mnist", lambda: type(source)(**{**vars(source), "unpacked_md5": known}))
+    source = sources.SOURCES["mnist"]()
+    monkeypatch.setitem(sources.SOURCES, "mnist", lambda: type(source)(**{**vars(source), "unpacked_md5": known}))
     loaded = fetch(None)
     assert torch.equal(loaded.train.images[:, 0], torch.from_numpy(fake_mnist.train_images))
     (RAW / "train-images-idx3-ubyte").write_bytes(contents[0][:-1])
@@ -332,4 +333,4 @@ def test_an_archive_that_can_not_be_had_is_named(name: str, monkeypatch: pytest.
 @pytest.mark.parametrize("data", [b"", b"\0\0\x08", b"PK\3\4....", b"\0\0\x08\x01\0\0\0\x09abc", b"\0\0\x08\xff"])
 def test_what_is_no_idx_file_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"IDX|buffer|offset"):
-        datasets.read_idx(data)
+        sources.read_idx(data)

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from mnist_cnn import checkpoint
-from mnist_cnn.datasets import Images
 from mnist_cnn.errors import DataError
 from mnist_cnn.evaluate import Evaluation, evaluate, images_for
+from mnist_cnn.images import Images
 
 
 def evaluation(probabilities: list[list[float]], labels: list[int]) -> Evaluation:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mnist_cnn import report
-from mnist_cnn.datasets import Images
 from mnist_cnn.evaluate import Evaluation
+from mnist_cnn.images import Images
 from tests.conftest import FakeMnist, train_command
 
 

@@ -283,11 +283,22 @@ def test_debug_overfit_learns_a_few_batches_by_heart() -> None:
 
 
 def test_a_logger_or_callback_that_is_none_is_refused_without_leaving_a_folder() -> None:
-    for setting in ("+logger.x._target_=builtins.dict", "+callbacks.x._target_=no.such.Thing"):
+    for setting in (
+        "+logger.x._target_=builtins.dict",
+        "+callbacks.x._target_=no.such.Thing",
+        "callbacks.checkpoint=null",
+    ):
         outcome = train_command(*QUICK, setting, "run_dir=run")
         assert outcome.status == 2
-        assert setting.partition(".x")[0][1:] + ".x" in outcome.err
+        assert setting.lstrip("+").partition("=")[0].removesuffix("._target_") in outcome.err
         assert not Path("run").exists()
+
+
+def test_a_callback_that_watches_what_is_never_measured_is_a_users_mistake() -> None:
+    outcome = train_command(*QUICK, "callbacks.checkpoint.monitor=val/acc", "run_dir=run")
+    assert outcome.status == 2
+    assert "val/acc" in outcome.err
+    assert "Traceback" not in outcome.err
 
 
 def test_dropout_acts_in_training_and_not_in_validation(digits_run: Path) -> None:
