@@ -19,7 +19,8 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.data import MNISTDataModule
     from mnist_cnn.datasets import CLASSES, input_shape
     from mnist_cnn.network import build_network
-    from mnist_cnn.training import build_trainer, check, classifier, finish, fit, make_run_dir
+    from mnist_cnn.run_folder import make_run_dir
+    from mnist_cnn.training import build_trainer, check, classifier, finish, fit
 
     check(config)
     seed_everything(config.seed, verbose=False)

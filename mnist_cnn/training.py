@@ -1,14 +1,11 @@
 """How does a configuration become a run? The run's folder, callbacks and loggers, Lightning's Trainer, and the end."""
 
 import logging
-import os
-import re
 import shutil
 import signal
 import sys
 import warnings
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,32 +13,31 @@ import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_cnn import checkpoint
+from mnist_cnn.callbacks import History, Progress
 from mnist_cnn.config import Config
 from mnist_cnn.data import MNISTDataModule
 from mnist_cnn.download import mirror_address
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.evaluate import evaluate
-from mnist_cnn.history import History, Progress
 from mnist_cnn.module import Classifier
 from mnist_cnn.network import Network
 from mnist_cnn.report import Run, write_report
+from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
 
 T = TypeVar("T")
 
 
 def check(config: Config) -> None:
     """Raise ConfigError where this machine or its folders can't do what is asked; nothing is made or fetched yet."""
-    if not _is_first_process():
+    if not is_first_process():
         return
     accelerator = config.trainer.accelerator
     if accelerator in ("cuda", "gpu", "mps") and not _has(accelerator):
@@ -51,9 +47,8 @@ def check(config: Config) -> None:
         mirror_address(config.data.mirror)
     if config.resume and not (last := Path(config.resume) / "checkpoints" / "last.ckpt").exists():
         raise ConfigError(f"resume={config.resume}: nothing to go on from, {last} does not exist.")
-    if config.run_dir and not _sweeping() and not config.resume and not _is_free(Path(config.run_dir)):
-        raise _taken(Path(config.run_dir))
-    if config.trainer.strategy.startswith("ddp") and _sweeping():
+    check_run_dir(config)
+    if config.trainer.strategy.startswith("ddp") and sweeping():
         raise ConfigError("trainer=ddp: its processes can't share a sweep (-m); start one run after another.")
 
 
@@ -79,34 +74,6 @@ def classifier(config: Config, network: Network, data: MNISTDataModule) -> Class
     return Classifier(network, config.optimizer, config.scheduler, about)
 
 
-def make_run_dir(config: Config, dataset: str) -> Path:
-    """Make the folder of this run, which no other run shares."""
-    if not _is_first_process():
-        return Path(os.devnull)  # where nobody writes
-    if config.resume:
-        return Path(config.resume)
-    if _sweeping():
-        hydra = HydraConfig.get()
-        varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
-        wanted = Path(hydra.sweep.dir) / _as_name(f"{hydra.job.num}_{','.join(varied)}")
-    elif config.run_dir:
-        wanted = Path(config.run_dir)
-    else:
-        wanted = Path("runs") / _as_name(f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
-    folder, number = wanted, 1
-    while True:
-        try:
-            (folder / "checkpoints").mkdir(parents=True)  # only one process can: the folder is its own
-            return folder
-        except FileExistsError:
-            if config.run_dir and not _sweeping():
-                raise _taken(folder) from None
-            number += 1
-            folder = wanted.with_name(f"{wanted.name}-{number}")
-        except OSError as error:
-            raise ConfigError(f"run_dir={folder}: it can't be made: {error.strerror}.") from error
-
-
 def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Trainer:
     """Lightning's Trainer for this run; the run's folder gets the record of what was asked for."""
     composed = OmegaConf.create(composed)
@@ -119,7 +86,7 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
             raise ConfigError("callbacks.checkpoint: it can't be left out; results are those of the kept checkpoint.")
         trainer = _trainer(config, [*callbacks, History(), Progress()], loggers, run_dir)
     except ConfigError:
-        if not config.resume and _is_first_process():
+        if not config.resume and is_first_process():
             shutil.rmtree(run_dir)  # a run that never began leaves no folder
         raise
     if trainer.is_global_zero:
@@ -213,50 +180,8 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
     return metrics
 
 
-class BestAndLast(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, for a folder that may be moved; with a `last.ckpt` of an unfinished epoch too."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far, for the folder where the run is now."""
-        assert self.dirpath is not None
-
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
-        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Where even the first epoch was not finished, keep what there is."""
-        last = Path(str(self.dirpath)) / "last.ckpt"
-        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.global_step and not last.exists():
-            trainer.save_checkpoint(last)
-
-
-def _is_first_process() -> bool:
-    """Whether this is the one of a run's processes that writes and prints; Lightning reads it off the environment."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
 def _has(accelerator: str) -> bool:
     return torch.backends.mps.is_available() if accelerator == "mps" else torch.cuda.is_available()
-
-
-def _sweeping() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^\w.,=+-]", "_", text)[:120]
-
-
-def _taken(folder: Path) -> ConfigError:
-    return ConfigError(f"run_dir={folder}: it is there already; name another, or go on with resume={folder}")
-
-
-def _is_free(folder: Path) -> bool:
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
 def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:

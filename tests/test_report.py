@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_cnn import report
+from mnist_cnn import figures
 from mnist_cnn.evaluate import Evaluation
 from mnist_cnn.images import Images
 from tests.conftest import FakeMnist, train_command
@@ -54,8 +54,8 @@ def test_the_page_shows_everything_and_loads_nothing(digits_run: Path) -> None:
 def test_the_class_table_is_there_for_spreadsheets(digits_run: Path) -> None:
     with (digits_run / "report" / "per_class.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["class"] for row in rows] == list("0123456789")
-    assert sum(int(row["images"]) for row in rows) == 360
+    assert [row["name"] for row in rows] == list("0123456789")
+    assert sum(int(row["support"]) for row in rows) == 360
 
 
 def test_digits_in_place_of_mnist_are_marked_everywhere(fake_mnist: FakeMnist) -> None:
@@ -87,8 +87,8 @@ def test_figures_are_drawn_for_any_number_of_mistakes_names_and_channels(
     predicted[:wrong] = (labels[:wrong] + 1) % 3
     evaluation = Evaluation("x", "test", names, torch.eye(3)[predicted], labels, 0.0)
     images = Images(torch.randint(0, 256, (60, channels, 9, 9), dtype=torch.uint8), labels)
-    figures = (report.confusion_matrix(evaluation), report.mistakes(evaluation, images), report.samples(images, names))
-    for number, figure in enumerate(figures):
+    drawn = (figures.confusion_matrix(evaluation), figures.mistakes(evaluation, images), figures.samples(images, names))
+    for number, figure in enumerate(drawn):
         file = tmp_path / f"{number}.png"
         figure.savefig(file)
         with Image.open(file) as picture:
@@ -97,18 +97,18 @@ def test_figures_are_drawn_for_any_number_of_mistakes_names_and_channels(
 
 def test_the_confusion_figure_shows_the_counts() -> None:
     evaluation = Evaluation("x", "test", tuple("ab"), torch.eye(2)[[0, 0, 1]], torch.tensor([0, 1, 1]), 0.0)
-    (axes,) = report.confusion_matrix(evaluation).axes
+    (axes,) = figures.confusion_matrix(evaluation).axes
     shown = {text.get_position(): text.get_text() for text in axes.texts}
     assert shown == {(0, 0): "1", (0, 1): "1", (1, 1): "1"}  # (predicted, true)
 
 
 def test_curves_show_every_epoch_of_training_and_validation() -> None:
     history: list[dict[str, float]] = [{"epoch": i, "train/loss": 1 / i, "val/loss": 2 / i} for i in (1, 2, 3)]
-    (axes,) = report.curves(history, "loss").axes
+    (axes,) = figures.curves(history, "loss").axes
     lines: Any = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}  # type: ignore[union-attr]
     assert lines["training"] == [[1, 1], [2, 0.5], [3, pytest.approx(1 / 3)]]
     assert [y for _, y in lines["validation"]] == pytest.approx([2, 1, 2 / 3])
-    assert report.curves([], "loss").axes[0].lines[:] == []
+    assert figures.curves([], "loss").axes[0].lines[:] == []
 
 
 def test_what_a_user_named_can_not_put_markup_into_the_page() -> None:

@@ -124,8 +124,8 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
         def now(cls, tz: Any = None) -> "Frozen":
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr("mnist_cnn.training.datetime", Frozen)
-    from mnist_cnn.training import make_run_dir
+    monkeypatch.setattr("mnist_cnn.run_folder.datetime", Frozen)
+    from mnist_cnn.run_folder import make_run_dir
 
     made = [make_run_dir(configured("model=tiny"), "digits") for _ in range(3)]
     assert [str(folder) for folder in made] == [
@@ -136,7 +136,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
 
 
 def test_two_runs_can_not_take_one_folder_at_once() -> None:
-    from mnist_cnn.training import make_run_dir
+    from mnist_cnn.run_folder import make_run_dir
 
     config = configured("run_dir=here")
     assert make_run_dir(config, "digits") == Path("here")

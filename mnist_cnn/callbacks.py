@@ -1,13 +1,14 @@
-"""What happened in each epoch? Recorded for the report, kept in every checkpoint, and shown while it happens."""
+"""What watches a run? The history of its epochs, the bar that shows the present one, and the checkpoints."""
 
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from mnist_cnn.module import Classifier
@@ -80,6 +81,27 @@ class Progress(TQDMProgressBar):
         assert isinstance(pl_module, Classifier)
         shown = pl_module.train_metrics.compute()
         return {name: f"{float(value):{'.4f' if name == 'loss' else '.2%'}}" for name, value in shown.items()}
+
+
+class BestAndLast(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, for a folder that may be moved; with a `last.ckpt` of an unfinished epoch too."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the best score so far, for the folder where the run is now."""
+        assert self.dirpath is not None
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Where even the first epoch was not finished, keep what there is."""
+        last = Path(str(self.dirpath)) / "last.ckpt"
+        if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.global_step and not last.exists():
+            trainer.save_checkpoint(last)
 
 
 def epoch_line(row: Row, epochs: int | None) -> str:

@@ -1,0 +1,101 @@
+"""How are results drawn? Each figure is of a size that can be read on a phone too."""
+
+import io
+import math
+from collections.abc import Sequence
+
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from mnist_cnn.callbacks import Row
+from mnist_cnn.evaluate import Evaluation
+from mnist_cnn.images import Images
+
+# The most images that a gallery shows.
+MISTAKES = 25
+SAMPLES = 50
+
+_BLUE, _ORANGE = "#1f5fa8", "#d9730d"
+
+
+def curves(history: Sequence[Row], what: str) -> Figure:
+    """`accuracy` or `loss` by epoch, in training and on the validation images."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for part, colour, label in (("train", _BLUE, "training"), ("val", _ORANGE, "validation")):
+        points = [(row["epoch"], row[f"{part}/{what}"]) for row in history if f"{part}/{what}" in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=label)
+    axes.set(xlabel="epoch", ylabel=what)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if what == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False)
+    return figure
+
+
+def confusion_matrix(evaluation: Evaluation) -> Figure:
+    """Counts of true classes (rows) and predicted ones (columns); the colour is the share of the row."""
+    figure = Figure(figsize=(5, 4.9), layout="constrained")
+    axes = figure.subplots()
+    counts = evaluation.confusion
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    # A good network's mistakes are a few in a thousand; the root makes them visible beside the diagonal.
+    axes.imshow(share.numpy(), cmap="Blues", norm=PowerNorm(0.3, vmin=0, vmax=1))
+    for row, column in counts.nonzero().tolist():
+        colour = "white" if share[row, column] > 0.15 else "black"
+        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=9, color=colour)
+    names = evaluation.classes
+    axes.set_xticks(range(len(names)), names, rotation=90 if _wordy(names) else 0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def mistakes(evaluation: Evaluation, images: Images) -> Figure:
+    """The most confident mistakes: true → predicted, and the probability that was given to it."""
+    worst = evaluation.mistakes(MISTAKES)
+    arrow = " →\n" if _wordy(evaluation.classes) else " → "
+    titles = [f"{mistake.true}{arrow}{mistake.predicted}\n{mistake.probability:.1%}" for mistake in worst]
+    return _gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
+
+
+def samples(images: Images, classes: Sequence[str]) -> Figure:
+    """The first training images with their classes."""
+    titles = [classes[label] for label in images.labels[:SAMPLES]]
+    return _gallery(images.images[:SAMPLES], titles, columns=5 if _wordy(classes) else 10)
+
+
+def _wordy(classes: Sequence[str]) -> bool:
+    return max(map(len, classes)) > 3
+
+
+def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
+    """Images (N, C, H, W) in rows, each under its title. One axes for all: fifty of them take seconds to lay out."""
+    rows = max(math.ceil(len(images) / columns), 1)
+    channels, height, width = images.shape[1:]
+    text = 0.24 * columns / 5 * height * (1 + max((title.count("\n") for title in titles), default=0))
+    cell, gap = int(height + text), width // 7  # pixels of the images
+    canvas = images.new_full((rows * cell, columns * (width + gap), channels), 0 if channels == 1 else 255)
+    figure = Figure(figsize=(5, 5 * canvas.shape[0] / canvas.shape[1]))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    for index, (image, title) in enumerate(zip(images, titles, strict=True)):
+        row, column = divmod(index, columns)
+        left, bottom = column * (width + gap) + gap // 2, (row + 1) * cell
+        canvas[bottom - height : bottom, left : left + width] = image.permute(1, 2, 0)
+        axes.text(left + width / 2, bottom - height - 0.5, title, ha="center", va="bottom", fontsize=9)
+    axes.imshow(canvas.squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255)  # colour pictures ignore the rest
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=160)
+    return stream.getvalue()

@@ -1,0 +1,69 @@
+"""Where does a run write? Into a folder that no other run shares."""
+
+import os
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.utilities import rank_zero_only
+
+from mnist_cnn.config import Config
+from mnist_cnn.errors import ConfigError
+
+
+def make_run_dir(config: Config, dataset: str) -> Path:
+    """Make the folder of this run, which no other run shares."""
+    if not is_first_process():
+        return Path(os.devnull)  # where nobody writes
+    if config.resume:
+        return Path(config.resume)
+    if sweeping():
+        hydra = HydraConfig.get()
+        varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
+        wanted = Path(hydra.sweep.dir) / _as_name(f"{hydra.job.num}_{','.join(varied)}")
+    elif config.run_dir:
+        wanted = Path(config.run_dir)
+    else:
+        wanted = Path("runs") / _as_name(f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
+    folder, number = wanted, 1
+    while True:
+        try:
+            (folder / "checkpoints").mkdir(parents=True)  # only one process can: the folder is its own
+            return folder
+        except FileExistsError:
+            if config.run_dir and not sweeping():
+                raise _taken(folder) from None
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise ConfigError(f"run_dir={folder}: it can't be made: {error.strerror}.") from error
+
+
+def is_first_process() -> bool:
+    """Whether this is the one of a run's processes that writes and prints; Lightning reads it off the environment."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def sweeping() -> bool:
+    """Whether this run is one of a sweep (`-m`)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def check_run_dir(config: Config) -> None:
+    """Raise ConfigError where the folder that was asked for holds something already."""
+    if not config.run_dir or config.resume or sweeping():
+        return
+    folder = Path(config.run_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _taken(folder)
+
+
+def _taken(folder: Path) -> ConfigError:
+    return ConfigError(f"run_dir={folder}: it is there already; name another, or go on with resume={folder}")
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^\w.,=+-]", "_", text)[:120]
