@@ -8,6 +8,7 @@ import torch
 
 from mnist_cnn import checkpoint
 from mnist_cnn.errors import CheckpointError
+from mnist_cnn.network import Network, build_network
 
 
 @pytest.fixture
@@ -122,7 +123,14 @@ def test_a_missing_weight_is_named(content: dict[str, Any], tmp_path: Path) -> N
     assert "5_Dense.bias" in refused(content, tmp_path)
 
 
-def test_a_network_larger_than_the_file_takes_no_memory(content: dict[str, Any], tmp_path: Path) -> None:
+def test_a_network_larger_than_the_file_takes_no_memory(
+    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*arguments: Any) -> Network:
+        assert torch.empty(1).is_meta  # whatever is built here has shapes only
+        return build_network(*arguments)
+
+    monkeypatch.setattr(checkpoint, "build_network", build)
     content[checkpoint.KEY]["layers"][0]["Conv2D"]["filters"] = 10**9
     assert "layer 0 (Conv2D)" in refused(content, tmp_path)
     content[checkpoint.KEY]["layers"][0]["Conv2D"]["filters"] = 10**4  # 30 MB of outputs an image: allowed, not made

@@ -48,7 +48,14 @@ def run_process(*settings: str, interrupt_after: str | None = None) -> Outcome:
     """`python train.py` as a process of its own, with Ctrl-C once a line of standard error matches."""
     environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:mnist_cnn"}
     command = [sys.executable, str(ROOT / "train.py"), *settings]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
+    )
     assert process.stderr is not None
     said = ""
     if interrupt_after:
