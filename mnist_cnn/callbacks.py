@@ -74,6 +74,11 @@ class Progress(TQDMProgressBar):
         """Validation takes a moment; no bar of its own."""
         return Tqdm(disable=True)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Count epochs from 1, as the line that stays does."""
+        super().on_train_epoch_start(trainer, *_)
+        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}")
+
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:

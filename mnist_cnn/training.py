@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -176,6 +176,8 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
     for logger in trainer.loggers:
         logger.log_metrics({key: metrics[key] for key in ("test/accuracy", "test/loss")}, step=trainer.global_step)
         logger.save()
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # or all runs of a sweep would be one to it
     print("\n".join(f"{what:<11} {value}" for what, value in run.results()))
     return metrics
 
