@@ -21,7 +21,6 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.images = 0  # seen in training by this process, in the epochs of `rows`
         self._start = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,5 +1,6 @@
 """How do images become batches? Fetched, cut into training and validation, gathered, and scaled on their device."""
 
+import os
 import sys
 from typing import TypeVar
 
@@ -39,8 +40,8 @@ class MNISTDataModule(pl.LightningDataModule):
         return self.dataset.name if self.dataset else self.config.name
 
     def prepare_data(self) -> None:
-        """Fetch the files; on one process of a machine only, as Lightning calls it. DataError where it can't be."""
-        if self._fetched or self.dataset is not None:
+        """Fetch the files, in the first process of each machine; DataError where they can't be had."""
+        if self._fetched or self.dataset is not None or os.environ.get("LOCAL_RANK", "0") != "0":
             return
         self._fetched = True
         if self.config.name != "auto":

@@ -133,6 +133,8 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: 
         if not trainer.interrupted:
             raise
     except MisconfigurationException as error:  # such as a callback that watches what is never measured
+        if not resume and trainer.is_global_zero:
+            shutil.rmtree(trainer.default_root_dir)
         raise ConfigError(" ".join(str(error).split())) from error
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -191,7 +193,7 @@ def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:
     objects = []
     for name, node in (composed[group] or {}).items():
         if node is None:
-            continue  # callbacks.checkpoint=null switches it off
+            continue  # callbacks.early_stopping=null switches it off
         try:
             made = instantiate(node)
         except (InstantiationException, OmegaConfBaseException, TypeError, ValueError, ImportError) as error:

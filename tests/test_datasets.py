@@ -288,6 +288,7 @@ def test_emnist_digits_are_set_upright(tmp_path: Path, monkeypatch: pytest.Monke
     archive_file.write_bytes(content)
     with pytest.raises(DataError, match="missing or damaged"):
         datasets.load("emnist_digits", "data")
+    assert torch.equal(fetch(tmp_path, "emnist_digits").test.images, loaded.test.images)
 
 
 def test_cifar10_is_read_channel_first_and_its_files_are_checked(

@@ -306,6 +306,7 @@ def test_a_callback_that_watches_what_is_never_measured_is_a_users_mistake() -> 
     assert outcome.status == 2
     assert "val/acc" in outcome.err
     assert "Traceback" not in outcome.err
+    assert not Path("run").exists()
 
 
 def test_dropout_acts_in_training_and_not_in_validation(digits_run: Path) -> None:
