@@ -88,7 +88,15 @@ class Progress(TQDMProgressBar):
 
 
 class BestAndLast(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, for a folder that may be moved; with a `last.ckpt` of an unfinished epoch too."""
+    """The best epoch's checkpoint by Lightning's ModelCheckpoint, in a folder that may be moved; and always the last.
+
+    ModelCheckpoint's own `save_last` writes only when the best has improved (Lightning 2.6).
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the best, then the last, which so knows of the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score so far, for the folder where the run is now."""

@@ -3,6 +3,7 @@
 import pickle
 import platform
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -63,6 +64,8 @@ def describe(
 
 def find(path: str | Path) -> Path:
     """The checkpoint that a path means: the file itself, or the best one of a run folder."""
+    if not str(path):
+        raise CheckpointError("no checkpoint was named: '' is empty.")
     path = Path(path)
     if path.is_dir():
         best, last = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
@@ -114,21 +117,17 @@ def load(path: str | Path) -> TrainedNetwork:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose end is the first thing to go
+        raise CheckpointError(f"{file}: not a checkpoint, or a truncated one.")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch muses about files that it is going to refuse
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "not an allowed global" in str(error):
-            reason = "it holds pickled Python objects, which could run code; nothing of it was loaded"
-        else:
-            reason = "it is not a checkpoint"
+        reason = "it holds pickled Python objects, which could run code; nothing of it was loaded"
         raise CheckpointError(f"{file}: {reason}.") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # torch and its zip reader raise all of these for files that are cut short or something else altogether
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else "not a checkpoint, or a damaged one"
-        )
-        raise CheckpointError(f"{file}: {reason}.") from error
+        # torch and its zip reader raise all of these for files that are damaged or something else altogether
+        raise CheckpointError(f"{file}: not a checkpoint, or a damaged one.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project.")
     return content

@@ -25,6 +25,9 @@ class ModelConfig:
     name: str
     layers: list[Any]
 
+    def __post_init__(self) -> None:
+        _require(bool(self.name.strip()), "model.name", self.name, "it can't be empty")
+
 
 @dataclass
 class DataConfig:
@@ -106,8 +109,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "it must be at least 1")
         _one_of("trainer.accelerator", self.accelerator, "auto", "cpu", "gpu", "cuda", "mps")
-        precisions = ("64-true", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64", "32", "16", "bf16")
-        _one_of("trainer.precision", self.precision, *precisions)
+        _one_of("trainer.strategy", self.strategy, "auto", "ddp")
+        _one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass
@@ -134,6 +137,8 @@ def typed(composed: DictConfig) -> Config:
     own = {item.name for item in fields(TrainerConfig)}
     plain.trainer.extra = {key: plain.trainer.pop(key) for key in list(plain.trainer) if key not in own}
     _check_trainer_arguments(list(plain.trainer.extra))
+    limit = plain.trainer.extra.get("limit_train_batches", 1)
+    _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
     del plain["callbacks"], plain["logger"]
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
@@ -147,6 +152,8 @@ def explain_value(error: OmegaConfBaseException, config: DictConfig) -> str:
     """What OmegaConf refuses, with the key and its value in front."""
     key = str(error.full_key or error.key or "")
     reason = str(error.msg or error).splitlines()[0].rstrip(".")
+    if "is not a ListConfig" in reason:
+        reason = "it must be a list, [a,b,…]"
     if f"Key '{key.rpartition('.')[2]}' not in" in reason:
         return f"{key}: no such key.{nearest_key(key, list(_schema_keys(Config)))} See: python train.py --help"
     value = OmegaConf.select(config, key, throw_on_resolution_failure=False) if key else None
@@ -186,7 +193,9 @@ def _check_trainer_arguments(extra: list[str]) -> None:
     from lightning.pytorch import Trainer  # takes seconds; only needed where there is something to check
 
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
-    clashing = {"fast_dev_run", "enable_checkpointing"}  # debug=smoke instead; results need the checkpoint
+    # A run is measured, and its checkpoints are kept, at the end of every epoch.
+    clashing = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
+    clashing |= {"check_val_every_n_epoch", "val_check_interval"}
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"} - ours - clashing
     for key in extra:
         if key not in known:

@@ -28,6 +28,8 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
     root = Path(root).expanduser()
     if source.present(root):
         return
+    if root.exists() and not root.is_dir():
+        raise DataError(f"data root {root}: it is a file, and should be a folder.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
@@ -36,7 +38,7 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
     except DataError as error:
         raise DataError(source.advice(root, str(error))) from None
     except OSError as error:
-        raise DataError(f"data.root={root}: {name} can't be written there: {error.strerror or error}.") from error
+        raise DataError(f"data root {root}: {name} can't be written there: {error.strerror or error}.") from error
 
 
 def load(name: str, root: str | Path) -> ImageSet:

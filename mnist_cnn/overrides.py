@@ -25,6 +25,11 @@ FLAGS = {
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 }
+FLAGS_WITH_VALUE = {
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd"),
+    *("--experimental-rerun", "--info", "-i"),
+}
+
 
 # Used by conf/config.yaml: the first of two values that is not null.
 OmegaConf.register_new_resolver("or", lambda value, default: default if value is None else value, replace=True)
@@ -52,7 +57,7 @@ def command_line(task: Callable[[DictConfig], Any], conf: Path) -> int:
 
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__  # Hydra names the program after them
     try:
-        sys.argv[1:] = with_resumed(_without_foreign_flags(sys.argv[1:]))
+        sys.argv[1:] = with_resumed(_in_order(sys.argv[1:], conf))
         hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
     except UserError as error:
         if tracebacks:
@@ -73,13 +78,28 @@ def _tell(error: UserError) -> int:
     return error.exit_status
 
 
-def _without_foreign_flags(arguments: list[str]) -> list[str]:
+def _in_order(arguments: list[str], conf: Path) -> list[str]:
+    """Flags first, as Hydra wants them; ConfigError for what it would answer with a page or a traceback."""
+    flags: list[str] = []
+    settings: list[str] = []
     for argument in arguments:
-        if argument.startswith("-") and argument.partition("=")[0] not in FLAGS:
+        name, _, value = argument.partition("=")
+        if argument.startswith("-") and name not in FLAGS:
             raise ConfigError(
                 f"{argument}: settings are written key=value, without dashes. See: python train.py --help"
             )
-    return arguments
+        if argument.startswith("-") or (flags and flags[-1] in FLAGS_WITH_VALUE):
+            flags.append(argument)
+            continue
+        if (conf / name).is_dir() and value in ("", "null") and name not in ("experiment", "debug"):
+            options = ", ".join(_options(conf, name))
+            raise ConfigError(f"{argument}: name one of its options: {options}.")
+        settings.append(argument)
+    return flags + settings
+
+
+def _options(conf: Path, group: str) -> list[str]:
+    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
 
 
 def with_resumed(arguments: list[str]) -> list[str]:
@@ -88,9 +108,11 @@ def with_resumed(arguments: list[str]) -> list[str]:
     if not folders or folders[-1] in ("", "null"):
         return arguments
     said = {_key(argument) for argument in arguments}
-    kept = [line for line in _recorded(folders[-1]) if _key(line) not in said]
-    print(f"resuming {folders[-1]}: {' '.join(kept) or 'no settings'}", file=sys.stderr)
-    return kept + arguments
+    if "run_dir" in said:
+        raise ConfigError(f"resume={folders[-1]}: a run goes on in its own folder; leave out run_dir.")
+    kept = [line for line in _recorded(folders[-1]) if _key(line) not in said | {"run_dir"}]
+    print(f"resuming {folders[-1]}: {' '.join(kept) or 'default settings'}", file=sys.stderr)
+    return arguments + kept
 
 
 def _recorded(folder: str) -> list[str]:
@@ -115,10 +137,11 @@ def explain(error: HydraException | OmegaConfBaseException, conf: Path, argument
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+        options = _options(conf, group)
         return f"{group}={option}: no such option.{did_you_mean(option, options)} There are: {', '.join(options)}."
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not understood; settings are written key=value or group=option."
+        odd = "; quote what is not plain letters and digits: \"key='value'\"" if "=" in str(error.override) else ""
+        return f"{error.override}: not understood; settings are written key=value or group=option{odd}."
     if "Ambiguous value" in text:
         return f"{text.splitlines()[0].split(chr(39))[1]}: several values are a sweep; put -m before them."
     if found := re.search(r"(?:Could not override|Error merging override) '?([^'=\s]+)", text):

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +70,14 @@ class Run:
         """The run in a short table, as (what, value)."""
         seconds = sum(row["seconds"] for row in self.history)
         speed = f", {self.metrics()['train_images_per_second']:,.0f} images/s" if self.history else ""
-        root = "" if self.data_root == "data" else f" --data-root {self.data_root}"
-        stopped = ", interrupted" if self.interrupted else ""
+        root = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
+        folder = shlex.quote(str(self.folder))
+        best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
+        go_on = [("interrupted", f"python train.py resume={folder}   to go on")] if self.interrupted else []
         return [
             ("dataset", self.test.dataset + (" — NOT MNIST, which could not be had" if self.fallback else "")),
             ("model", f"{self.trained.model}, {self.network.parameter_count:,} parameters"),
-            ("best epoch", f"{self.best_epoch or 'none finished'} of {len(self.history)}{stopped}"),
+            ("best epoch", best),
             (
                 "validation",
                 f"accuracy {self.val.accuracy:.2%}   loss {self.val.loss:.4f}   ({self.val.total:,} images)",
@@ -83,7 +86,8 @@ class Run:
             ("training", f"{seconds:.1f} s{speed}"),
             ("run folder", str(self.folder)),
             ("report", str(self.folder / "report" / "index.html")),
-            ("evaluate", f"mnist-cnn evaluate {self.folder}{root}"),
+            ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
+            *go_on,
         ]
 
 

@@ -62,7 +62,8 @@ def check_run_dir(config: Config) -> None:
 
 
 def _taken(folder: Path) -> ConfigError:
-    return ConfigError(f"run_dir={folder}: it is there already; name another, or go on with resume={folder}")
+    resume = f", or go on with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
+    return ConfigError(f"run_dir={folder}: it is there already; name another{resume}")
 
 
 def _as_name(text: str) -> str:

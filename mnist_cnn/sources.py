@@ -21,6 +21,9 @@ from mnist_cnn.images import Images, ImageSet
 
 DIGITS = tuple("0123456789")
 
+_NAME_A_MIRROR = "name a folder or web address that has them: data.mirror=ADDRESS (mnist-cnn: --mirror ADDRESS)"
+_TAKE_DIGITS = "train on the bundled digits, which need no network: data=digits"
+
 
 class Source(Protocol):
     """How one data set is found, fetched and read. `root` is the folder of all data sets."""
@@ -67,14 +70,15 @@ class _IdxFiles:
         return ImageSet(self.name, self.classes, train, test)
 
     def advice(self, root: Path, tried: str) -> str:
-        names = "\n".join(f"    {name}" for name, _ in self.files)
+        missing = [name for index, (name, _) in enumerate(self.files) if not self._found(root / self.folder, index)]
+        names = "\n".join(f"      {name}" for name in missing)
         return (
-            f"{self.name} is not in {root} and could not be downloaded. Tried:\n{_indented(tried)}\n"
+            f"{self.name} is missing or damaged in {root}, and could not be downloaded. Tried:\n{_indented(tried)}\n"
             f"  To go on, do one of these:\n"
-            f"  - put these four files into {root / self.folder}:\n{names}\n"
-            f"  - name a folder or web address that has them: data.mirror=ADDRESS"
+            f"  - put these files into {root / self.folder}:\n{names}\n"
+            f"  - {_NAME_A_MIRROR}"
             + (", or MNIST_MIRROR in the environment\n" if self.name == "mnist" else "\n")
-            + "  - take the bundled digits, which need no network: data=digits"
+            + f"  - {_TAKE_DIGITS}"
         )
 
     def _found(self, folder: Path, index: int) -> Path | None:
@@ -234,10 +238,9 @@ def _torchvision(name: str) -> Any:
 
 def _one_archive_advice(name: str, root: Path, archive: Path, tried: str) -> str:
     return (
-        f"{name} is not in {root} and could not be downloaded. Tried:\n{_indented(tried)}\n"
+        f"{name} is missing or damaged in {root}, and could not be downloaded. Tried:\n{_indented(tried)}\n"
         f"  To go on, do one of these:\n  - put {archive.name} into {archive.parent}\n"
-        f"  - name a folder or web address that has it: data.mirror=ADDRESS\n"
-        f"  - take the bundled digits, which need no network: data=digits"
+        f"  - {_NAME_A_MIRROR}\n  - {_TAKE_DIGITS}"
     )
 
 

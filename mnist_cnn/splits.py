@@ -26,8 +26,7 @@ def split_indices(labels: Tensor, fraction: float, how: str, seed: int) -> tuple
         return order[:kept].sort().values, order[kept:].sort().values
     from sklearn.model_selection import train_test_split
 
-    try:
-        train, val = train_test_split(np.arange(n), test_size=n - kept, stratify=labels.numpy(), random_state=seed)
-    except ValueError as error:
-        raise ConfigError(f"data.split=stratified: {error}.") from error
+    if min(kept, n - kept) < len(labels.bincount().nonzero()):
+        raise ConfigError(f"data.val_fraction={fraction}: too few of {n} images for one of every class on both sides.")
+    train, val = train_test_split(np.arange(n), test_size=n - kept, stratify=labels.numpy(), random_state=seed)
     return torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(val))

@@ -45,11 +45,9 @@ def check(config: Config) -> None:
         raise ConfigError(f"trainer.accelerator={accelerator}: torch finds no {kind} GPU here; take trainer=cpu.")
     if config.data.mirror:
         mirror_address(config.data.mirror)
-    if config.resume and not (last := Path(config.resume) / "checkpoints" / "last.ckpt").exists():
-        raise ConfigError(f"resume={config.resume}: nothing to go on from, {last} does not exist.")
     check_run_dir(config)
-    if config.trainer.strategy.startswith("ddp") and sweeping():
-        raise ConfigError("trainer=ddp: its processes can't share a sweep (-m); start one run after another.")
+    if config.resume:
+        _check_resumed(config)
 
 
 def classifier(config: Config, network: Network, data: MNISTDataModule) -> Classifier:
@@ -62,16 +60,48 @@ def classifier(config: Config, network: Network, data: MNISTDataModule) -> Class
         classes=data.dataset.classes,
         dataset=data.dataset.name,
         cut={"val_fraction": config.data.val_fraction, "split": config.data.split, "seed": config.seed},
-        training={
-            "seed": config.seed,
-            "batch_size": config.data.batch_size,
-            "max_epochs": config.trainer.max_epochs,
-            "precision": config.trainer.precision,
-            "optimizer": asdict(config.optimizer),
-            "scheduler": asdict(config.scheduler),
-        },
+        training={"seed": config.seed, "max_epochs": config.trainer.max_epochs, "settings": _settings(config)},
     )
     return Classifier(network, config.optimizer, config.scheduler, about)
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What decides how weights move, by the keys of the command line; a resumed run can't change it."""
+    settings: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
+    for key in ("batch_size", "val_fraction", "split", "normalize"):
+        settings[f"data.{key}"] = getattr(config.data, key)
+    for group in ("optimizer", "scheduler"):
+        settings |= {f"{group}.{key}": value for key, value in asdict(getattr(config, group)).items()}
+    return settings
+
+
+def _check_resumed(config: Config) -> None:
+    """Raise where the stopped run can't be gone on with as asked; with `data=auto`, take the data set that it had."""
+    last = Path(str(config.resume)) / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        raise ConfigError(f"resume={config.resume}: nothing to go on from, {last} does not exist.")
+    stopped = checkpoint.load(last)
+    if config.data.name == "auto":
+        config.data.name = stopped.dataset
+    then = {
+        **stopped.training.get("settings", {}),
+        "data.name": stopped.dataset,
+        "model.layers": stopped.network.layers,
+    }
+    now = {**_settings(config), "data.name": config.data.name, "model.layers": config.model.layers}
+    epochs = config.trainer.max_epochs
+    if config.scheduler.name != "none":  # its course was laid over a certain number of epochs
+        then["trainer.max_epochs"], now["trainer.max_epochs"] = stopped.training.get("max_epochs"), epochs
+    for key, value in now.items():
+        if then.get(key) != value:
+            was = f"it was {then.get(key)}" if key != "model.layers" else "its layers were others"
+            raise ConfigError(
+                f"resume={config.resume}: {key} can't change on the way, {was}; start a new run for that."
+            )
+    if epochs < stopped.epoch:
+        raise ConfigError(
+            f"resume={config.resume}: it has {stopped.epoch} epochs already, trainer.max_epochs={epochs}."
+        )
 
 
 def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Trainer:
@@ -85,6 +115,8 @@ def build_trainer(config: Config, composed: DictConfig, run_dir: Path) -> pl.Tra
         if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             raise ConfigError("callbacks.checkpoint: it can't be left out; results are those of the kept checkpoint.")
         trainer = _trainer(config, [*callbacks, History(), Progress()], loggers, run_dir)
+        if trainer.world_size > 1 and sweeping():
+            raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
     except ConfigError:
         if not config.resume and is_first_process():
             shutil.rmtree(run_dir)  # a run that never began leaves no folder
@@ -132,10 +164,13 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: 
     except SystemExit:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise
-    except MisconfigurationException as error:  # such as a callback that watches what is never measured
-        if not resume and trainer.is_global_zero:
-            shutil.rmtree(trainer.default_root_dir)
-        raise ConfigError(" ".join(str(error).split())) from error
+    except Exception as error:
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and not any((folder / "checkpoints").glob("*.ckpt")):
+            shutil.rmtree(folder)  # there is nothing in it to go on from
+        if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never measured
+            raise ConfigError(" ".join(str(error).split())) from error
+        raise
     finally:
         signal.signal(signal.SIGINT, handler)
 
@@ -170,7 +205,7 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
         test_images=data.test,
         val=evaluate(trained, data.val, data.dataset_name, "val"),
         test=evaluate(trained, data.test, data.dataset_name, "test"),
-        fallback=data.config.name == "auto" and data.dataset_name != "mnist",
+        fallback=OmegaConf.load(run_dir / "config.yaml").data.name == "auto" and data.dataset_name != "mnist",
         data_root=data.config.root,
         settings=(run_dir / "config.yaml").read_text(),
     )
@@ -198,8 +233,9 @@ def _instantiated(composed: DictConfig, group: str, kind: type[T]) -> list[T]:
             made = instantiate(node)
         except (InstantiationException, OmegaConfBaseException, TypeError, ValueError, ImportError) as error:
             cause = error.__cause__ or error
-            hint = f" Try: pip install -e '.[{name}]'" if isinstance(cause, ImportError) and group == "logger" else ""
-            raise ConfigError(f"{group}.{name}: {' '.join(str(cause).split())}{hint}") from error
+            if isinstance(cause, ImportError) and group == "logger":
+                raise ConfigError(f"{group}.{name}: it is not installed; pip install -e '.[{name}]'") from error
+            raise ConfigError(f"{group}.{name}: {' '.join(str(cause).split())}") from error
         if not isinstance(made, kind):
             raise ConfigError(f"{group}.{name}: _target_ must name a {kind.__name__} of Lightning, got {made!r}.")
         objects.append(made)

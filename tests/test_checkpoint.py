@@ -36,7 +36,7 @@ def test_a_checkpoint_holds_tensors_and_primitives_only_and_describes_itself(con
     assert about["dataset"] == "digits"
     assert about["classes"] == list("0123456789")
     assert about["preprocessing"] == {"mean": [0.0], "std": [1.0]}
-    assert about["training"]["optimizer"]["name"] == "adam"
+    assert about["training"]["settings"]["optimizer.name"] == "adam"
     assert {"torch", "lightning", "mnist-cnn", "python"} == set(about["versions"])
 
 
@@ -87,7 +87,7 @@ class Evil:
 
 def test_something_pickled_is_refused_and_not_run(content: dict[str, Any], tmp_path: Path) -> None:
     assert "pickled Python objects" in refused({**content, "extra": Evil(tmp_path / "owned")}, tmp_path)
-    file = tmp_path / "plain.ckpt"
+    file = tmp_path / "plain.ckpt"  # not even a zip file
     file.write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
     with pytest.raises(CheckpointError):
         checkpoint.load(file)

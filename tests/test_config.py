@@ -29,6 +29,14 @@ WRONG = [
     ("seed=-1", "seed=-1", "between 0"),
     ("model=tiny,mlp", "model=tiny,mlp", "-m"),
     ("foo", "foo", "key=value"),
+    ("model.name=é/☃", "model.name=é/☃", "quote"),
+    ("model.name=''", "model.name", "can't be empty"),
+    ("model=null", "model=null", "name one of its options: baseline"),
+    ("optimizer.betas=0.9", "optimizer.betas=0.9", "must be a list"),
+    ("trainer.precision=64-true", "trainer.precision=64-true", "32-true"),
+    ("trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn", "Did you mean ddp?"),
+    ("+trainer.max_steps=3", "trainer.max_steps", "takes no such argument here"),
+    ("+trainer.limit_train_batches=0", "trainer.limit_train_batches=0", "nothing would be left"),
     ("--epochs=5", "--epochs=5", "without dashes"),
     ("data.root=${nothing}", "data.root", "nothing"),
     ("resume=nowhere", "resume=nowhere", "not a run folder"),
@@ -126,6 +134,13 @@ def test_help_shows_every_group_and_option() -> None:
         line = next(line for line in page.splitlines() if line.startswith(f"{file.parent.name}: "))
         assert file.stem in line
     assert page.count("python train.py") >= 5
+
+
+def test_flags_may_stand_anywhere() -> None:
+    assert (
+        train_command("model=tiny", "--cfg", "job", "seed=3").out
+        == train_command("--cfg", "job", "seed=3", "model=tiny").out
+    )
 
 
 def test_cfg_job_prints_the_configuration_and_runs_nothing() -> None:

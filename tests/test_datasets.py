@@ -208,7 +208,7 @@ def test_a_mirror_that_is_no_address_is_refused(mirror: str) -> None:
 
 def test_a_data_folder_that_can_not_be_written_is_named() -> None:
     Path("data").write_text("a file")
-    with pytest.raises(DataError, match="root=data"):
+    with pytest.raises(DataError, match="data root data: it is a file"):
         fetch("http://127.0.0.1:1/")
 
 

@@ -19,7 +19,7 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.network import build_network
 from mnist_cnn.training import build_trainer, classifier, fit
-from tests.conftest import ROOT, Outcome, composed, configured, train_command
+from tests.conftest import ROOT, FakeMnist, Outcome, composed, configured, train_command
 
 QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
 
@@ -215,7 +215,8 @@ CTRL_C = ("+callbacks.ctrl_c._target_=tests.test_training.CtrlC", "+callbacks.ct
 def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint_and_resume_begins_again() -> None:
     stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}5")
     assert stopped.status == 130
-    assert "none finished" in stopped.out
+    assert "none was finished" in stopped.out
+    assert "python train.py resume=stopped" in stopped.out
     assert metrics(Path("stopped"))["epochs"] == 0
     assert checkpoint.load("stopped").network.parameter_count == 6320
     overrides = Path("stopped/overrides.yaml")
@@ -246,6 +247,48 @@ def test_a_finished_run_goes_on_with_more_epochs(digits_run: Path, tmp_path: Pat
     assert_equal_runs(tmp_path / "copy", Path("whole"))
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr can't change on the way, it was 0.001"),
+        ("scheduler=cosine", "scheduler.name can't change"),
+        ("data=mnist", "data.name can't change on the way, it was digits"),
+        ("data.val_fraction=0.5", "data.val_fraction can't change"),
+        ("seed=7", "seed can't change"),
+        ("model=mlp", "model.layers can't change"),
+        ("trainer.max_epochs=2", "it has 3 epochs already"),
+        ("run_dir=other", "leave out run_dir"),
+    ],
+)
+def test_a_resumed_run_keeps_its_recipe_and_a_refusal_leaves_it_as_it_was(
+    digits_run: Path, tmp_path: Path, changed: str, says: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run, copy)
+    outcome = train_command(f"resume={copy}", changed)
+    assert (outcome.status, says in outcome.err) == (2, True), outcome.err
+    for name in ("config.yaml", "overrides.yaml", "metrics.json"):
+        assert (copy / name).read_bytes() == (digits_run / name).read_bytes()
+
+
+def test_a_damaged_last_checkpoint_is_told_before_anything_happens(digits_run: Path, tmp_path: Path) -> None:
+    for content in (b"text", (digits_run / "checkpoints" / "last.ckpt").read_bytes()[:-500]):
+        copy = tmp_path / str(len(content))
+        shutil.copytree(digits_run, copy)
+        (copy / "checkpoints" / "last.ckpt").write_bytes(content)
+        outcome = train_command(f"resume={copy}")
+        assert (outcome.status, "last.ckpt: not a checkpoint" in outcome.err) == (1, True)
+
+
+def test_a_run_that_fell_back_to_digits_goes_on_with_digits(fake_mnist: FakeMnist) -> None:
+    settings = ("model=mlp", "trainer.max_epochs=1", "run_dir=run")
+    assert train_command(*settings, "data.mirror=http://127.0.0.1:1/").status == 0
+    outcome = train_command("resume=run", "trainer.max_epochs=2", f"data.mirror={fake_mnist.mirror}")
+    assert outcome.status == 0, outcome.err
+    assert (metrics(Path("run"))["dataset"], metrics(Path("run"))["epochs"]) == ("digits", 2)
+    assert "NOT MNIST" in outcome.out
+
+
 @pytest.mark.parametrize("line", ["+callbacks.x._target_=os.system", "hydra.launcher=evil"])
 def test_a_run_folder_can_not_name_code_to_be_run_on_resume(digits_run: Path, tmp_path: Path, line: str) -> None:
     shutil.copytree(digits_run, tmp_path / "copy")
@@ -271,6 +314,8 @@ def test_early_stopping_ends_training_and_keeps_the_epoch_of_the_lowest_loss() -
     assert found["epochs"] < 30
     assert found["best_epoch"] == min(found["history"], key=lambda row: row["val/loss"])["epoch"]
     assert found["best_epoch"] < found["epochs"]
+    kept = [checkpoint.load(f"run/checkpoints/{name}.ckpt").epoch for name in ("best", "last")]
+    assert kept == [found["best_epoch"], found["epochs"]]
 
 
 @pytest.mark.parametrize(
@@ -343,5 +388,5 @@ def test_two_processes_train_one_network_and_evaluate_every_image_once() -> None
 
 
 def test_several_processes_can_not_share_a_sweep() -> None:
-    outcome = train_command("-m", "trainer=ddp", "trainer.accelerator=cpu", "seed=0,1", "data=digits")
+    outcome = train_command("-m", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1", "data=digits")
     assert (outcome.status, "one run after another" in outcome.err) == (2, True)
