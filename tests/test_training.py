@@ -182,7 +182,8 @@ def test_a_sweep_over_a_layers_argument_changes_the_network() -> None:
 
 
 def test_resume_after_ctrl_c_gives_identical_weights_also_in_another_place() -> None:
-    slow = ("model=dropout", "data=digits", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=512")
+    layers = "[{Conv2D:{filters:8,kernel_size:4}},Flatten,{Dropout:{rate:0.5}},{Dense:{units:10}}]"
+    slow = (f"model.layers={layers}", "data=digits", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=4")
     stopped = run_process(*slow, "run_dir=stopped", interrupt_after=r"epoch  1/3")
     assert stopped.status == 130
     assert "Traceback" not in stopped.err
