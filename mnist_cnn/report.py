@@ -18,7 +18,6 @@ from mnist_cnn.callbacks import Row
 from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.evaluate import ClassScore, Evaluation
 from mnist_cnn.images import Images
-from mnist_cnn.network import Network
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class Run:
 
     folder: Path
     trained: TrainedNetwork
-    network: Network
     history: list[Row]
     interrupted: bool
     images_per_epoch: int
@@ -44,9 +42,18 @@ class Run:
         """The epoch whose weights were kept, counted from 1; None where none was finished."""
         return self.trained.epoch if self.history else None
 
+    @property
+    def seconds(self) -> float:
+        """The time of all epochs, validation included."""
+        return sum(row["seconds"] for row in self.history)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images by that time; 0 where no epoch was finished."""
+        return self.images_per_epoch * len(self.history) / self.seconds if self.history else 0.0
+
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` holds. Times are in seconds, with validation."""
-        seconds = sum(row["seconds"] for row in self.history)
+        """What `metrics.json` holds."""
         return {
             "dataset": self.test.dataset,
             "model": self.trained.model,
@@ -54,36 +61,35 @@ class Run:
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "interrupted": self.interrupted,
-            "parameters": self.network.parameter_count,
+            "parameters": self.trained.network.parameter_count,
             "val/accuracy": self.val.accuracy,
             "val/loss": self.val.loss,
             "test/accuracy": self.test.accuracy,
             "test/loss": self.test.loss,
             "test/macro_f1": self.test.macro_f1,
             "test/ece": self.test.calibration_error,
-            "fit_seconds": round(seconds, 3),
-            "train_images_per_second": round(self.images_per_epoch * len(self.history) / seconds, 1) if seconds else 0,
+            "fit_seconds": round(self.seconds, 3),
+            "train_images_per_second": round(self.images_per_second, 1),
             "history": self.history,
         }
 
     def results(self) -> list[tuple[str, str]]:
         """The run in a short table, as (what, value)."""
-        seconds = sum(row["seconds"] for row in self.history)
-        speed = f", {self.metrics()['train_images_per_second']:,.0f} images/s" if self.history else ""
+        speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
         root = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
         folder = shlex.quote(str(self.folder))
         best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
         go_on = [("interrupted", f"python train.py resume={folder}   to go on")] if self.interrupted else []
         return [
             ("dataset", self.test.dataset + (" — NOT MNIST, which could not be had" if self.fallback else "")),
-            ("model", f"{self.trained.model}, {self.network.parameter_count:,} parameters"),
+            ("model", f"{self.trained.model}, {self.trained.network.parameter_count:,} parameters"),
             ("best epoch", best),
             (
                 "validation",
                 f"accuracy {self.val.accuracy:.2%}   loss {self.val.loss:.4f}   ({self.val.total:,} images)",
             ),
             ("test", f"accuracy {self.test.accuracy:.2%}   loss {self.test.loss:.4f}   ({self.test.total:,} images)"),
-            ("training", f"{seconds:.1f} s{speed}"),
+            ("training", f"{self.seconds:.1f} s{speed}"),
             ("run folder", str(self.folder)),
             ("report", str(self.folder / "report" / "index.html")),
             ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
@@ -196,7 +202,7 @@ curves are taken at the epoch's end. So validation can look better than training
 <p><small>The first of {len(run.train_images):,}.</small></p>
 {image("training_samples.png", "training images with their classes")}</section>
 </div>
-<section><h2>Network</h2><pre>{html.escape(run.network.summary())}</pre></section>
+<section><h2>Network</h2><pre>{html.escape(run.trained.network.summary())}</pre></section>
 <section><h2>Configuration</h2><pre>{html.escape(run.settings)}</pre><small>{versions}</small></section>
 </body>
 </html>

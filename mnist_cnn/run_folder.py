@@ -54,8 +54,8 @@ def sweeping() -> bool:
 
 def check_run_dir(config: Config) -> None:
     """Raise ConfigError where the folder that was asked for holds something already."""
-    if not config.run_dir or config.resume or sweeping():
-        return
+    if not config.run_dir or config.resume or sweeping() or not is_first_process():
+        return  # the first process of this very run has made it for the others
     folder = Path(config.run_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _taken(folder)

@@ -37,8 +37,6 @@ T = TypeVar("T")
 
 def check(config: Config) -> None:
     """Raise ConfigError where this machine or its folders can't do what is asked; nothing is made or fetched yet."""
-    if not is_first_process():
-        return
     accelerator = config.trainer.accelerator
     if accelerator in ("cuda", "gpu", "mps") and not _has(accelerator):
         kind = "Apple" if accelerator == "mps" else "NVIDIA"
@@ -175,7 +173,7 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, resume: 
         signal.signal(signal.SIGINT, handler)
 
 
-def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
+def finish(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
     """Evaluate the kept checkpoint, write `metrics.json` and the report, print the results and return the metrics.
 
     On the first process only; the others return None.
@@ -195,7 +193,6 @@ def finish(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, run_d
     run = Run(
         folder=run_dir,
         trained=trained,
-        network=module.network,
         history=history.rows,
         interrupted=trainer.interrupted,
         images_per_epoch=min(
