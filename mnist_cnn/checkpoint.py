@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mnist_cnn.errors import CheckpointError, ConfigError
+from mnist_cnn.files import new_file
 from mnist_cnn.images import Preprocessing
 from mnist_cnn.network import Network, build_network
 
@@ -30,10 +31,16 @@ class TrainedNetwork:
     classes: tuple[str, ...]
     model: str
     dataset: str
-    cut: dict[str, Any]  # val_fraction, split, seed: how the training set was cut in two
-    training: dict[str, Any]  # optimizer, scheduler, batch size and the like
+    cut: dict[str, Any]  # val_fraction, split, seed: how the training set was cut in two; empty where that is not known
+    training: dict[str, Any]  # optimizer, scheduler, batch size and the like; `keras` where it came from there
     versions: dict[str, str]
-    epoch: int  # of the weights, counted from 1
+    epoch: int  # of the weights, counted from 1; 0 where it was not trained here
+
+    @property
+    def origin(self) -> str:
+        """`epoch 7`, or what it was imported from."""
+        keras = self.training.get("keras")
+        return f"epoch {self.epoch}" if keras is None else f"imported from {keras['file']} (Keras {keras['version']})"
 
 
 def describe(
@@ -60,6 +67,26 @@ def describe(
         "training": dict(training),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def save(path: Path, trained: TrainedNetwork) -> None:
+    """Write a network that was not trained here as a checkpoint like any other; all of it or nothing.
+
+    OutputError where there is such a file already, or it can't be written.
+    """
+    about = describe(
+        trained.network, trained.preprocessing, model=trained.model, classes=trained.classes, dataset=trained.dataset,
+        cut=trained.cut, training=trained.training,
+    )  # fmt: skip
+    content = {
+        KEY: about,
+        "state_dict": {f"network.{key}": value for key, value in trained.network.state_dict().items()},
+        "epoch": trained.epoch - 1,
+        "global_step": 0,
+        "pytorch-lightning_version": version("lightning"),
+    }
+    with new_file(path) as part:
+        torch.save(content, part)
 
 
 def find(path: str | Path) -> Path:

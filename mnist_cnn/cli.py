@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mnist_cnn import __version__
 from mnist_cnn.config import DATASETS
@@ -54,6 +55,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
+
+    bring = commands.add_parser(
+        "import-keras",
+        help="make a checkpoint of a Keras model (.keras, .h5, .hdf5)",
+        description="Make a checkpoint of a Keras model; neither Keras nor TensorFlow is needed, and nothing in it is run.",
+    )
+    bring.add_argument("file", metavar="MODEL", type=Path, help="a .keras or HDF5 file, of Keras 1, 2 or 3")
+    bring.add_argument(
+        "-o", "--output", metavar="OUT.ckpt", type=Path, help="the checkpoint to write (MODEL.ckpt, here)"
+    )
+    bring.add_argument(
+        "--input-scale",
+        choices=("1/255", "1", "mean-std", "1/127.5-1", "normalize"),
+        help="how pictures were scaled for it: to [0, 1], not at all (0 to 255), to mean 0 and deviation 1 "
+        "((x/255-0.1307)/0.3081), to [-1, 1], or by keras.utils.normalize(axis=1); guessed, and said, if not given",
+    )
+    bring.add_argument(
+        "--architecture", metavar="MODEL.json", type=Path, help="its configuration, where MODEL has weights only"
+    )
+    bring.add_argument("--data-root", default="data", metavar="FOLDER", help="where the guess looks for images (data)")
+    bring.add_argument("--json", action="store_true", help="print one JSON object")
+    bring.set_defaults(run=_import_keras)
+
+    export = commands.add_parser(
+        "export",
+        help="write a trained network for other programs",
+        description="Write a trained network for other programs.",
+    )
+    export.add_argument("checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best checkpoint)")
+    export.add_argument("--format", choices=("keras",), required=True, help="keras: a .keras file for Keras 3")
+    export.add_argument("-o", "--output", metavar="FILE", type=Path, help="the file to write (MODEL.keras, here)")
+    export.add_argument("--json", action="store_true", help="print one JSON object")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -70,5 +104,39 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.plain()}))
     else:
-        print(f"{trained.model}, epoch {trained.epoch}, from {file}\n{result.text()}")
+        print(f"{trained.model}, {trained.origin}, from {file}\n{result.text()}")
+    return 0
+
+
+def _import_keras(options: argparse.Namespace) -> int:
+    from mnist_cnn import checkpoint, datasets
+    from mnist_cnn.images import Images
+    from mnist_cnn.keras_import import import_model
+
+    output = options.output or Path(f"{options.file.stem}.ckpt")
+    images, guessed_on = None, None
+    if options.input_scale is None:
+        known = datasets.load("auto", options.data_root)
+        guessed_on, images = known.name, Images(known.train.images[:1000], known.train.labels[:1000])
+    imported = import_model(options.file, options.architecture, options.input_scale, images)
+    checkpoint.save(output, imported.trained)
+    if options.json:
+        print(json.dumps({"checkpoint": str(output), "guessed_on": guessed_on, **imported.plain()}))
+    else:
+        print(f"{imported.text(guessed_on)}\nwritten to {output}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mnist_cnn import checkpoint
+    from mnist_cnn.keras_export import export_keras
+
+    file = checkpoint.find(options.checkpoint)
+    trained = checkpoint.load(file)
+    output = options.output or Path(f"{trained.model}.keras")
+    export_keras(trained, output)
+    if options.json:
+        print(json.dumps({"checkpoint": str(file), "file": str(output), "parameters": trained.network.parameter_count}))
+    else:
+        print(f"{trained.model}, {trained.origin}: {trained.network.parameter_count:,} parameters\nwritten to {output}")
     return 0

@@ -27,6 +27,14 @@ class CheckpointError(UserError, ValueError):
     """A file that is no checkpoint of this project, or a damaged one."""
 
 
+class KerasFileError(UserError, ValueError):
+    """A Keras file that is damaged, is none, or holds what can't be brought over."""
+
+
+class OutputError(UserError, OSError):
+    """A file that can't be written, or that exists already."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean x?` with the nearest of the known names, or nothing where none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

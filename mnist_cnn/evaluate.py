@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 from mnist_cnn import datasets
+from mnist_cnn.arguments import show
 from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.errors import DataError
 from mnist_cnn.images import Images
-from mnist_cnn.layers import show
 from mnist_cnn.splits import split_indices
 
 _BATCH = 1000
@@ -185,16 +185,19 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
     DataError where they can't be had or don't suit the network.
     """
     shape, wanted = datasets.input_shape(name), trained.network.input_shape
-    if shape != wanted or len(trained.classes) != datasets.CLASSES:
+    resized = trained.preprocessing.size is not None and shape[0] == wanted[0]
+    if not (resized or shape == wanted) or len(trained.classes) < datasets.CLASSES:
         raise DataError(
             f"{name} has {datasets.CLASSES} classes of images of {show(shape)}, "
             f"the network takes {show(wanted)} and knows {len(trained.classes)}."
         )
+    cut = trained.cut
+    if split != "test" and not cut:
+        raise DataError(f"{split}: how the training images were cut is not known of a network trained elsewhere.")
     datasets.fetch(name, root, mirror)
     dataset = datasets.load(name, root)
     if split == "test":
         return dataset.test
-    cut = trained.cut
     train, val = split_indices(dataset.train.labels, cut["val_fraction"], cut["split"], cut["seed"])
     chosen = val if split == "val" else train
     return Images(dataset.train.images[chosen], dataset.train.labels[chosen])

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """(pixel / 255 − mean) / std, per channel. The default gives pixels in [0, 1]."""
+    """(pixel / scale − mean) / std, per channel. The default gives pixels in [0, 1].
+
+    With a `size`, images of another height and width are brought to it first: padded with the background (0) to a size
+    a little larger, as LeNet's 32×32, and otherwise resampled.
+    """
 
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    scale: float = 255.0
+    size: tuple[int, int] | None = None
 
     @classmethod
     def standard(cls, images: Tensor) -> "Preprocessing":
@@ -45,17 +52,33 @@ class Preprocessing:
     def from_plain(cls, plain: dict[str, Any]) -> "Preprocessing":
         """Read what `plain` wrote; ValueError, TypeError or KeyError where it can't be that."""
         mean, std = (tuple(float(value) for value in plain[key]) for key in ("mean", "std"))
-        if len(mean) != len(std) or not all(std):
-            raise ValueError("mean and std must be of one length, and no std zero")
-        return cls(mean, std)
+        scale, size = float(plain.get("scale", 255.0)), plain.get("size")
+        if len(mean) != len(std) or not all(std) or not scale:
+            raise ValueError("mean and std must be of one length, and no std or scale zero")
+        if size is not None:
+            height, width = map(int, size)
+            size = (height, width)
+        return cls(mean, std, scale, size)
 
     def plain(self) -> dict[str, Any]:
         """As primitives, for a checkpoint."""
-        return {key: list(values) for key, values in asdict(self).items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turn uint8 (N, C, H, W) with values 0 … 255 into float32 of the same shape and device."""
-        scaled = images.to(torch.float32).div_(255)
+        """Turn uint8 (N, C, H, W) with values 0 … 255 into float32 of the same device, and shape but for `size`."""
+        scaled = images.to(torch.float32)
+        if self.size is not None and self.size != tuple(images.shape[2:]):
+            scaled = _fit(scaled, self.size)
+        if self.scale != 1:
+            scaled = scaled.div_(self.scale)
         if any(self.mean) or any(std != 1 for std in self.std):
             scaled.sub_(scaled.new_tensor(self.mean).view(-1, 1, 1)).div_(scaled.new_tensor(self.std).view(-1, 1, 1))
         return scaled
+
+
+def _fit(images: Tensor, size: tuple[int, int]) -> Tensor:
+    missing = [want - have for want, have in zip(size, images.shape[2:], strict=True)]
+    if all(0 <= gap <= 8 for gap in missing):
+        (top, left), (bottom, right) = ([gap // 2 for gap in missing], [gap - gap // 2 for gap in missing])
+        return F.pad(images, (left, right, top, bottom))
+    return F.interpolate(images, size, mode="bilinear", antialias=True)

@@ -1,11 +1,11 @@
 """What does Keras compute that torch does not have ready? Initialisers, activations, padding and a few modules.
 
-Tensors are (N, C, H, W) or (N, F). Sources: Keras 3, `keras/src/{initializers,activations,layers}`.
+Tensors are (N, C, H, W), (N, T, F) or (N, F). Sources: Keras 3, `keras/src/{initializers,activations,layers}`.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -50,28 +50,54 @@ INITIALIZERS: dict[str, Callable[[Tensor, int, int], Any]] = {
 # --- modules that torch lacks ------------------------------------------------------------------------------------
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """An image batch (N, C, H, W) as Keras has it, (N, H, W, C); anything else as it is."""
+    return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """And back."""
+    return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
+
+
 class Flatten(nn.Module):
-    """(N, C, H, W) → (N, H·W·C): Keras' order, in which channels vary fastest."""
+    """To (N, F), an image in Keras' order: H, W, C, in which channels vary fastest."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Flatten all but the batch."""
-        return x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x.flatten(1)
+        return channels_last(x).flatten(1)
 
 
 class Reshape(nn.Module):
-    """To a shape given as (F,) or (C, H, W), read and written in Keras' order, height, width, channel."""
+    """To a shape as Keras writes it, (F,), (T, F) or (H, W, C), read and written in Keras' order."""
 
-    def __init__(self, output_shape: tuple[int, ...]) -> None:
+    def __init__(self, target_shape: Sequence[int]) -> None:
         super().__init__()
-        self.output_shape = output_shape
+        self.target_shape = tuple(target_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reshape all but the batch."""
-        x = Flatten()(x)
-        if len(self.output_shape) == 1:
-            return x
-        channels, height, width = self.output_shape
-        return x.reshape(-1, height, width, channels).permute(0, 3, 1, 2)
+        return channels_first(channels_last(x).reshape(-1, *self.target_shape))
+
+
+class Permute(nn.Module):
+    """Keras' axes, counted from 1 without the batch, in another order."""
+
+    def __init__(self, dims: Sequence[int]) -> None:
+        super().__init__()
+        self.dims = tuple(dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute all but the batch."""
+        return channels_first(channels_last(x).permute(0, *self.dims))
+
+
+class ChannelLinear(nn.Linear):
+    """A linear map of each pixel's channels: (N, C, H, W) → (N, C', H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map every pixel."""
+        return channels_first(super().forward(channels_last(x)))
 
 
 class GlobalPooling(nn.Module):
@@ -113,13 +139,31 @@ class Rescaling(nn.Module):
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation whose moving variance follows that of the batch, as in Keras; PyTorch's n/(n−1) times it."""
+    """Batch normalisation along `dim`, whose moving variance follows the batch's own, as in Keras.
+
+    PyTorch's follows n/(n−1) times it.
+    """
+
+    def __init__(self, features: int, eps: float, momentum: float, dim: int = 1) -> None:
+        super().__init__(features, eps=eps, momentum=momentum)
+        self.dim = dim
+
+        self.num_batches_tracked = None  # only PyTorch's cumulative average needs it; Keras has no such count
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        nn.Module._load_from_state_dict(self, *args)  # torch's own would add that count to what was saved without it
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, H, W) or (N, C) over all but C."""
+        """Normalise over all dimensions but `dim`."""
+        if self.dim != 1:
+            x = x.movedim(self.dim, 1)
+        x = self._normalize(x)
+        return x if self.dim == 1 else x.movedim(1, self.dim)
+
+    def _normalize(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
         assert self.running_var is not None
@@ -132,6 +176,130 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return result
 
 
+class InstanceNorm(nn.Module):
+    """keras-contrib's InstanceNormalization: (x − mean) / (std + epsilon) of each image, or of each slice along `dim`.
+
+    Source: keras_contrib/layers/normalization/instancenormalization.py. Epsilon stands outside of the root there,
+    unlike in every normalisation of Keras and PyTorch.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dim: int | None, epsilon: float, center: bool, scale: bool) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.over = tuple(d for d in range(1, len(shape) + 1) if d != dim)
+        size = [n if d == dim else 1 for d, n in enumerate(shape, start=1)] if dim else [1]
+        self.gamma = nn.Parameter(torch.ones(size)) if scale else None
+        self.beta = nn.Parameter(torch.zeros(size)) if center else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each image."""
+        std, mean = torch.std_mean(x, self.over, correction=0, keepdim=True)
+        x = (x - mean) / (std + self.epsilon)
+        x = x if self.gamma is None else x * self.gamma
+        return x if self.beta is None else x + self.beta
+
+
+class UnitNormalization(nn.Module):
+    """To length 1 along `dim`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide by the Euclidean norm; zeros stay zeros."""
+        return F.normalize(x, dim=self.dim)
+
+
+class LSTM(nn.Module):
+    """Long short-term memory on (N, T, F), with Keras' weights: the gates i, f, c, o beside each other.
+
+    torch's own has fixed activations and a second bias, which Keras' has not.
+    """
+
+    def __init__(
+        self, features: int, units: int, activation: nn.Module, gate: nn.Module, use_bias: bool, return_sequences: bool
+    ) -> None:
+        super().__init__()
+        self.activation, self.gate, self.return_sequences = activation, gate, return_sequences
+        self.kernel = nn.Parameter(torch.empty(features, 4 * units))
+        self.recurrent_kernel = nn.Parameter(torch.empty(units, 4 * units))
+        nn.init.orthogonal_(self.recurrent_kernel)
+        forget_open = torch.zeros(4, units).index_fill_(0, torch.tensor([1]), 1.0)  # Keras' unit_forget_bias
+        self.bias = nn.Parameter(forget_open.flatten()) if use_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, units) with `return_sequences`, else the last step's (N, units)."""
+        inputs = x @ self.kernel
+        if self.bias is not None:
+            inputs = inputs + self.bias
+        units = len(self.recurrent_kernel)
+        state = cell = x.new_zeros(len(x), units)
+        outputs = []
+        for step in inputs.unbind(1):
+            i, f, c, o = torch.split(step + state @ self.recurrent_kernel, units, dim=1)
+            cell = self.gate(f) * cell + self.gate(i) * self.activation(c)
+            state = self.gate(o) * self.activation(cell)
+            outputs.append(state)
+        return torch.stack(outputs, dim=1) if self.return_sequences else state
+
+
+class CappedReLU(nn.Module):
+    """Keras' ReLU in full: `max_value` at the top, x from `threshold` on, and `negative_slope` below that."""
+
+    def __init__(self, max_value: float | None, negative_slope: float, threshold: float) -> None:
+        super().__init__()
+        self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cap every value."""
+        x = torch.where(x >= self.threshold, x, self.negative_slope * (x - self.threshold))
+        return x if self.max_value is None else x.clamp(max=self.max_value)
+
+
+class Concatenate(nn.Module):
+    """Several tensors beside each other, along `dim`."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        """Concatenate."""
+        return torch.cat(list(x), self.dim)
+
+
+# Keras' layers that merge tensors of one shape value by value
+ELEMENTWISE: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "Add": lambda x: reduce(torch.add, x),
+    "Subtract": lambda x: reduce(torch.sub, x),
+    "Multiply": lambda x: reduce(torch.mul, x),
+    "Average": lambda x: reduce(torch.add, x) / len(x),
+    "Maximum": lambda x: reduce(torch.maximum, x),
+    "Minimum": lambda x: reduce(torch.minimum, x),
+}
+
+
+class Elementwise(nn.Module):
+    """One of ELEMENTWISE."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Sequence[Tensor]) -> Tensor:
+        """Merge."""
+        return ELEMENTWISE[self.kind](x)
+
+
+class HardSigmoidKeras2(nn.Module):
+    """0.2·x + 0.5 between 0 and 1: what Keras 1 and 2 called hard_sigmoid. Keras 3's, and torch's, has slope 1/6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Squash every value."""
+        return (0.2 * x + 0.5).clamp(0, 1)
+
+
 class Exponential(nn.Module):
     """e to the power of x."""
 
@@ -141,7 +309,7 @@ class Exponential(nn.Module):
 
 
 # keras.activations, by their names; `linear` is no module at all
-ACTIVATIONS: dict[str | None, Callable[[], nn.Module] | None] = {
+ACTIVATIONS: dict[str | None, Callable[..., nn.Module] | None] = {
     None: None,
     "linear": None,
     "relu": nn.ReLU,
@@ -154,14 +322,16 @@ ACTIVATIONS: dict[str | None, Callable[[], nn.Module] | None] = {
     "swish": nn.SiLU,
     "mish": nn.Mish,
     "sigmoid": nn.Sigmoid,
+    "log_sigmoid": nn.LogSigmoid,
     "hard_sigmoid": nn.Hardsigmoid,
+    "hard_sigmoid_keras2": HardSigmoidKeras2,
     "hard_silu": nn.Hardswish,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
     "softsign": nn.Softsign,
     "exponential": Exponential,
-    "softmax": partial(nn.Softmax, dim=1),
-    "log_softmax": partial(nn.LogSoftmax, dim=1),
+    "softmax": nn.Softmax,
+    "log_softmax": nn.LogSoftmax,
 }
 
 

@@ -1,22 +1,35 @@
 """Which layers are there, and what does each take? Keras' names and arguments, torch modules underneath.
 
-A function's signature is the list of arguments that its layer takes; it gets the shape that enters the layer, (C, H, W)
-or (F,), and returns a Layer. ConfigError says what an argument can't be; `network.build_network` adds which layer.
+A function's signature is the list of arguments that its layer takes; it gets the shape that enters the layer (for one
+of MERGES: the shapes) and returns a Layer. ConfigError says what an argument can't be; `network.build_network` adds
+which layer.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_cnn import keras_ops
-from mnist_cnn.errors import ConfigError, did_you_mean
+from mnist_cnn.arguments import (
+    Shape,
+    axis_dim,
+    choice,
+    fraction,
+    image,
+    keras_shape,
+    number,
+    pair,
+    real,
+    show,
+    torch_shape,
+)
+from mnist_cnn.errors import ConfigError
 from mnist_cnn.keras_ops import ACTIVATIONS, INITIALIZERS
-
-Shape = tuple[int, ...]
 
 # A kernel or an output larger than this is a slip or an attack, not a network for small pictures.
 MAX_VALUES = 2**26
@@ -36,11 +49,6 @@ class Layer:
         return sum(t.numel() for module in self.modules.values() for t in (*module.parameters(), *module.buffers()))
 
 
-def show(shape: Shape) -> str:
-    """`32×26×26`."""
-    return "×".join(map(str, shape))
-
-
 # --- the layers, under Keras' names and with Keras' arguments ------------------------------------------------------
 # Each function's signature is the list of arguments that the layer takes.
 
@@ -58,14 +66,14 @@ def _conv2d(
     kernel_initializer: str = "glorot_uniform",
     bias_initializer: str = "zeros",
 ) -> Layer:
-    filters, groups = _number("filters", filters), _number("groups", groups)
+    filters, groups = number("filters", filters), number("groups", groups)
     conv, pad, size = _convolution(shape, filters, kernel_size, strides, padding, dilation_rate, groups, use_bias)
     kernel = conv.kernel_size
     area = kernel[0] * kernel[1]
     _initialize(conv, (area * shape[0] // groups, area * filters), kernel_initializer, bias_initializer)
     inputs = f"{shape[0]}/{groups}" if groups > 1 else str(shape[0])
     count = f"{kernel[0]}·{kernel[1]}·{inputs}·{filters}" + (f" + {filters}" if use_bias else "")
-    return Layer({**pad, "Conv2D": conv, **_activation(activation)}, (filters, *size), count)
+    return Layer({**pad, "Conv2D": conv, **_activation(activation, (filters, *size))}, (filters, *size), count)
 
 
 def _depthwise_conv2d(
@@ -80,7 +88,7 @@ def _depthwise_conv2d(
     depthwise_initializer: str = "glorot_uniform",
     bias_initializer: str = "zeros",
 ) -> Layer:
-    channels, multiplier = _image(shape)[0], _number("depth_multiplier", depth_multiplier)
+    channels, multiplier = image(shape)[0], number("depth_multiplier", depth_multiplier)
     filters = channels * multiplier
     conv, pad, size = _convolution(shape, filters, kernel_size, strides, padding, dilation_rate, channels, use_bias)
     kernel = conv.kernel_size
@@ -90,7 +98,7 @@ def _depthwise_conv2d(
         conv, (area * channels, area * multiplier), depthwise_initializer, bias_initializer, "depthwise_initializer"
     )
     count = f"{kernel[0]}·{kernel[1]}·{channels}·{multiplier}" + (f" + {filters}" if use_bias else "")
-    return Layer({**pad, "DepthwiseConv2D": conv, **_activation(activation)}, (filters, *size), count)
+    return Layer({**pad, "DepthwiseConv2D": conv, **_activation(activation, (filters, *size))}, (filters, *size), count)
 
 
 def _separable_conv2d(
@@ -121,9 +129,9 @@ def _separable_conv2d(
 
 
 def _pooling(kind: str, shape: Shape, pool_size: Any = 2, strides: Any = None, padding: str = "valid") -> Layer:
-    channels, height, width = _image(shape)
-    pool = _pair("pool_size", pool_size)
-    stride = pool if strides is None else _pair("strides", strides)
+    channels, height, width = image(shape)
+    pool = pair("pool_size", pool_size)
+    stride = pool if strides is None else pair("strides", strides)
     size, pad = keras_ops.windows((height, width), pool, stride, padding, (1, 1))
     modules: dict[str, nn.Module]
     if kind == "AveragePooling2D":
@@ -143,7 +151,7 @@ def _average_pooling2d(shape: Shape, pool_size: Any = 2, strides: Any = None, pa
 
 
 def _global_pooling(kind: str, reduce: str, shape: Shape, keepdims: bool) -> Layer:
-    channels = _image(shape)[0]
+    channels = image(shape)[0]
     return Layer({kind: keras_ops.GlobalPooling(reduce, keepdims)}, (channels, 1, 1) if keepdims else (channels,))
 
 
@@ -156,25 +164,38 @@ def _global_max_pooling2d(shape: Shape, keepdims: bool = False) -> Layer:
 
 
 def _batch_normalization(
-    shape: Shape, momentum: Any = 0.99, epsilon: Any = 1e-3, center: bool = True, scale: bool = True
+    shape: Shape, axis: Any = -1, momentum: Any = 0.99, epsilon: Any = 1e-3, center: bool = True, scale: bool = True
 ) -> Layer:
-    norm = keras_ops.BatchNorm(shape[0], eps=_real("epsilon", epsilon), momentum=1 - _fraction("momentum", momentum))
-    norm.num_batches_tracked = None  # only PyTorch's cumulative average needs it; Keras has no such count
+    dim = axis_dim(axis, shape)
+    features = shape[dim - 1]
+    norm = keras_ops.BatchNorm(features, real("epsilon", epsilon), 1 - fraction("momentum", momentum), dim=dim)
     if not scale:
         norm.register_parameter("weight", None)
     if not center:
         norm.register_parameter("bias", None)
-    count = f"{2 + bool(center) + bool(scale)}·{shape[0]}, 2·{shape[0]} of them moving averages"
+    count = f"{2 + bool(center) + bool(scale)}·{features}, 2·{features} of them moving averages"
     return Layer({"BatchNormalization": norm}, shape, count)
 
 
+def _instance_normalization(
+    shape: Shape, axis: Any = None, epsilon: Any = 1e-3, center: bool = True, scale: bool = True
+) -> Layer:
+    dim = None if axis is None else axis_dim(axis, shape)
+    norm = keras_ops.InstanceNorm(shape, dim, real("epsilon", epsilon), bool(center), bool(scale))
+    return Layer({"InstanceNormalization": norm}, shape)
+
+
+def _unit_normalization(shape: Shape, axis: Any = -1) -> Layer:
+    return Layer({"UnitNormalization": keras_ops.UnitNormalization(axis_dim(axis, shape))}, shape)
+
+
 def _dropout(shape: Shape, rate: Any) -> Layer:
-    return Layer({"Dropout": nn.Dropout(_fraction("rate", rate))}, shape)
+    return Layer({"Dropout": nn.Dropout(fraction("rate", rate))}, shape)
 
 
 def _spatial_dropout2d(shape: Shape, rate: Any) -> Layer:
-    _image(shape)
-    return Layer({"SpatialDropout2D": nn.Dropout2d(_fraction("rate", rate))}, shape)
+    image(shape)
+    return Layer({"SpatialDropout2D": nn.Dropout2d(fraction("rate", rate))}, shape)
 
 
 def _flatten(shape: Shape) -> Layer:
@@ -189,48 +210,79 @@ def _dense(
     kernel_initializer: str = "glorot_uniform",
     bias_initializer: str = "zeros",
 ) -> Layer:
-    units = _number("units", units)
-    if len(shape) != 1:
-        raise ConfigError(f"it needs a flat input, but gets {show(shape)}; put Flatten or a global pooling before it.")
-    if units * shape[0] > MAX_VALUES * 4:
-        raise ConfigError(f"its kernel, {show((shape[0], units))}, is too large.")
-    dense = nn.Linear(shape[0], units, bias=bool(use_bias))
-    _initialize(dense, (shape[0], units), kernel_initializer, bias_initializer)
-    count = f"{shape[0]:,}·{units}" + (f" + {units}" if use_bias else "")
-    return Layer({"Dense": dense, **_activation(activation)}, (units,), count)
+    units, features = number("units", units), keras_shape(shape)[-1]
+    _check_size(features, units)
+    # Like Keras, it works on the last axis, which is where an image's channels are for Keras only.
+    linear = nn.Linear if len(shape) < 3 else keras_ops.ChannelLinear
+    dense = linear(features, units, bias=bool(use_bias))
+    _initialize(dense, (features, units), kernel_initializer, bias_initializer)
+    output_shape = torch_shape((*keras_shape(shape)[:-1], units))
+    count = f"{features:,}·{units}" + (f" + {units}" if use_bias else "")
+    return Layer({"Dense": dense, **_activation(activation, output_shape)}, output_shape, count)
+
+
+def _lstm(
+    shape: Shape,
+    units: Any,
+    activation: str | None = "tanh",
+    recurrent_activation: str | None = "sigmoid",
+    use_bias: bool = True,
+    return_sequences: bool = False,
+) -> Layer:
+    if len(shape) != 2:
+        raise ConfigError(f"it needs a sequence (T×F), but gets {show(shape)}; put a Reshape before it.")
+    units, (steps, features) = number("units", units), shape
+    _check_size(features + units, 4 * units)
+    gate, cell = (
+        _activation(name, (units,), what)
+        for what, name in (("recurrent_activation", recurrent_activation), ("activation", activation))
+    )
+    lstm = keras_ops.LSTM(
+        features,
+        units,
+        nn.Sequential(*cell.values()),
+        nn.Sequential(*gate.values()),
+        bool(use_bias),
+        bool(return_sequences),
+    )
+    _fill("kernel_initializer", "glorot_uniform", lstm.kernel, (features, 4 * units))
+    count = f"4·{units}·({features} + {units}" + (" + 1)" if use_bias else ")")
+    return Layer({"LSTM": lstm}, (steps, units) if return_sequences else (units,), count)
 
 
 def _activation_layer(shape: Shape, activation: str | None) -> Layer:
-    return Layer(_activation(activation), shape)
+    return Layer(_activation(activation, shape), shape)
 
 
-def _relu(shape: Shape, max_value: Any = None, negative_slope: Any = 0.0) -> Layer:
-    slope = _real("negative_slope", negative_slope)
-    if max_value is not None:
-        if max_value != 6 or slope:
-            raise ConfigError("max_value can be 6, without a negative_slope, or left out.")
-        return Layer({"ReLU": nn.ReLU6()}, shape)
-    return Layer({"ReLU": nn.LeakyReLU(slope) if slope else nn.ReLU()}, shape)
+def _relu(shape: Shape, max_value: Any = None, negative_slope: Any = 0.0, threshold: Any = 0.0) -> Layer:
+    slope, threshold = real("negative_slope", negative_slope), real("threshold", threshold)
+    top = None if max_value is None else real("max_value", max_value)
+    module: nn.Module
+    if top is not None or threshold:
+        module = nn.ReLU6() if (top, slope, threshold) == (6, 0, 0) else keras_ops.CappedReLU(top, slope, threshold)
+    else:
+        module = nn.LeakyReLU(slope) if slope else nn.ReLU()
+    return Layer({"ReLU": module}, shape)
 
 
 def _leaky_relu(shape: Shape, negative_slope: Any = 0.3) -> Layer:
-    return Layer({"LeakyReLU": nn.LeakyReLU(_real("negative_slope", negative_slope))}, shape)
+    return Layer({"LeakyReLU": nn.LeakyReLU(real("negative_slope", negative_slope))}, shape)
 
 
 def _elu(shape: Shape, alpha: Any = 1.0) -> Layer:
-    return Layer({"ELU": nn.ELU(_real("alpha", alpha))}, shape)
+    return Layer({"ELU": nn.ELU(real("alpha", alpha))}, shape)
 
 
-def _softmax(shape: Shape) -> Layer:
-    return Layer({"Softmax": nn.Softmax(dim=1)}, shape)
+def _softmax(shape: Shape, axis: Any = -1) -> Layer:
+    return Layer({"Softmax": nn.Softmax(axis_dim(axis, shape))}, shape)
 
 
 def _zero_padding2d(shape: Shape, padding: Any = 1) -> Layer:
-    channels, height, width = _image(shape)
+    channels, height, width = image(shape)
     sides = list(padding) if isinstance(padding, Sequence) and not isinstance(padding, str) else [padding, padding]
     if len(sides) != 2:
         raise ConfigError(f"padding must be one number, two, or [[top, bottom], [left, right]], not {padding!r}.")
-    (top, bottom), (left, right) = (_pair("padding", side, least=0) for side in sides)
+    (top, bottom), (left, right) = (pair("padding", side, least=0) for side in sides)
     output_shape = (channels, height + top + bottom, width + left + right)
     return Layer({"ZeroPadding2D": nn.ZeroPad2d((left, right, top, bottom))}, output_shape)
 
@@ -241,18 +293,40 @@ def _reshape(shape: Shape, target_shape: Any) -> Layer:
     if target.count(-1) == 1:
         rest = -math.prod(size for size in target)
         target[target.index(-1)] = total // rest if rest > 0 else 0
-    target = [_number("target_shape", size) for size in target]
-    if math.prod(target) != total or len(target) not in (1, 3):
+    target = [number("target_shape", size) for size in target]
+    if math.prod(target) != total or not 1 <= len(target) <= 3:
         raise ConfigError(
-            f"target_shape {list(target_shape)!r} must be (values) or (height, width, channels) and hold the "
-            f"{total} values of the input."
+            f"target_shape {list(target_shape)!r} must be (values), (steps, values) or (height, width, channels) and "
+            f"hold the {total} values of the input."
         )
-    output_shape = (target[2], target[0], target[1]) if len(target) == 3 else (target[0],)
-    return Layer({"Reshape": keras_ops.Reshape(output_shape)}, output_shape)
+    return Layer({"Reshape": keras_ops.Reshape(target)}, torch_shape(tuple(target)))
+
+
+def _permute(shape: Shape, dims: Any) -> Layer:
+    order, before = list(dims) if isinstance(dims, Sequence) else [dims], keras_shape(shape)
+    if sorted(order) != list(range(1, len(shape) + 1)):
+        raise ConfigError(f"dims must be the axes 1 to {len(shape)} in another order, not {dims!r}.")
+    return Layer({"Permute": keras_ops.Permute(order)}, torch_shape(tuple(before[axis - 1] for axis in order)))
 
 
 def _rescaling(shape: Shape, scale: Any, offset: Any = 0.0) -> Layer:
-    return Layer({"Rescaling": keras_ops.Rescaling(_real("scale", scale), _real("offset", offset))}, shape)
+    return Layer({"Rescaling": keras_ops.Rescaling(real("scale", scale), real("offset", offset))}, shape)
+
+
+def _concatenate(shapes: Sequence[Shape], axis: Any = -1) -> Layer:
+    dim = axis_dim(axis, shapes[0])
+    rest = {(*shape[: dim - 1], *shape[dim:]) for shape in shapes}
+    if len(rest) > 1:
+        raise ConfigError(f"its inputs, {', '.join(map(show, shapes))}, differ in more than axis {axis}.")
+    output_shape = list(shapes[0])
+    output_shape[dim - 1] = sum(shape[dim - 1] for shape in shapes)
+    return Layer({"Concatenate": keras_ops.Concatenate(dim)}, tuple(output_shape))
+
+
+def _elementwise(kind: str, shapes: Sequence[Shape]) -> Layer:
+    if len(set(shapes)) > 1:
+        raise ConfigError(f"its inputs must have one shape, not {', '.join(map(show, shapes))}.")
+    return Layer({kind: keras_ops.Elementwise(kind)}, shapes[0])
 
 
 LAYERS: dict[str, Callable[..., Layer]] = {
@@ -264,10 +338,13 @@ LAYERS: dict[str, Callable[..., Layer]] = {
     "GlobalAveragePooling2D": _global_average_pooling2d,
     "GlobalMaxPooling2D": _global_max_pooling2d,
     "BatchNormalization": _batch_normalization,
+    "InstanceNormalization": _instance_normalization,  # of keras-contrib
+    "UnitNormalization": _unit_normalization,
     "Dropout": _dropout,
     "SpatialDropout2D": _spatial_dropout2d,
     "Flatten": _flatten,
     "Dense": _dense,
+    "LSTM": _lstm,
     "Activation": _activation_layer,
     "ReLU": _relu,
     "LeakyReLU": _leaky_relu,
@@ -275,63 +352,44 @@ LAYERS: dict[str, Callable[..., Layer]] = {
     "Softmax": _softmax,
     "ZeroPadding2D": _zero_padding2d,
     "Reshape": _reshape,
+    "Permute": _permute,
     "Rescaling": _rescaling,
 }
 
-
-# --- what the layers' arguments may be ---------------------------------------------------------------------------
-
-
-def _number(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}.")
-    return value
+# Those that take several inputs.
+MERGES: dict[str, Callable[..., Layer]] = {
+    "Concatenate": _concatenate,
+    **{kind: partial(_elementwise, kind) for kind in keras_ops.ELEMENTWISE},
+}
 
 
-def _pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
-    if len(values) != 2:
-        raise ConfigError(f"{name} must be one number or two (height, width), not {value!r}.")
-    return _number(name, values[0], least), _number(name, values[1], least)
+# --- what several of them stand on -----------------------------------------------------------------------------------
 
 
-def _fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be the fraction to drop, between 0 and 1, not {value!r}.")
-    return float(value)
-
-
-def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a number, not {value!r}.")
-    return float(value)
-
-
-def _choice(name: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    if not (value is None or isinstance(value, str)) or value not in known:
-        raise ConfigError(f"{name} {value!r} is not known.{did_you_mean(str(value), filter(None, known))}")
-    return known[value]
-
-
-def _image(shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise ConfigError(f"it needs an image (C×H×W), but gets {show(shape)} values; it must stand before Flatten.")
-    return shape
+def _fill(what: str, initializer: Any, weight: Tensor, fans: tuple[int, int]) -> None:
+    with torch.no_grad():
+        choice(what, initializer, INITIALIZERS)(weight, *fans)
 
 
 def _initialize(
     module: nn.Conv2d | nn.Linear, fans: tuple[int, int], kernel: str, bias: str, what: str = "kernel_initializer"
 ) -> None:
-    with torch.no_grad():
-        _choice(what, kernel, INITIALIZERS)(module.weight, *fans)
-        fill_bias = _choice("bias_initializer", bias, INITIALIZERS)
-        if module.bias is not None:
-            fill_bias(module.bias, module.bias.numel(), module.bias.numel())
+    _fill(what, kernel, module.weight, fans)
+    values = module.weight.new_empty(0) if module.bias is None else module.bias  # a wrong name is refused in any case
+    _fill("bias_initializer", bias, values, (max(len(values), 1),) * 2)
 
 
-def _activation(name: Any) -> dict[str, nn.Module]:
-    make = _choice("activation", name, ACTIVATIONS)
-    return {name: make()} if make else {}
+def _activation(name: Any, shape: Shape, what: str = "activation") -> dict[str, nn.Module]:
+    make = choice(what, name, ACTIVATIONS)
+    if make is None:
+        return {}
+    # A softmax looks across values: along the last axis in Keras, which is an image's channels.
+    return {name: make(dim=axis_dim(-1, shape)) if name.endswith("softmax") else make()}
+
+
+def _check_size(inputs: int, outputs: int) -> None:
+    if inputs * outputs > MAX_VALUES:
+        raise ConfigError(f"its kernel, {show((inputs, outputs))}, is too large.")
 
 
 def _convolution(
@@ -345,9 +403,9 @@ def _convolution(
     use_bias: bool,
 ) -> tuple[nn.Conv2d, dict[str, nn.Module], tuple[int, int]]:
     """A convolution, the module that pads its input where Conv2d itself can't, and the output's (height, width)."""
-    channels, height, width = _image(shape)
-    kernel, stride = _pair("kernel_size", kernel_size), _pair("strides", strides)
-    dilation = _pair("dilation_rate", dilation_rate)
+    channels, height, width = image(shape)
+    kernel, stride = pair("kernel_size", kernel_size), pair("strides", strides)
+    dilation = pair("dilation_rate", dilation_rate)
     if max(stride) > 1 and max(dilation) > 1:
         raise ConfigError("strides and dilation_rate above 1 can't go together.")
     if channels % groups or filters % groups:

@@ -3,12 +3,14 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
+from mnist_cnn.arguments import Shape, show
 from mnist_cnn.errors import ConfigError, did_you_mean
-from mnist_cnn.layers import LAYERS, MAX_VALUES, Layer, Shape, show
+from mnist_cnn.layers import LAYERS, MAX_VALUES, MERGES, Layer
 
 
 class SummaryRow(NamedTuple):
@@ -18,6 +20,24 @@ class SummaryRow(NamedTuple):
     output_shape: Shape
     parameters: int
     how: str  # how the parameters come about, e.g. 3·3·1·32 + 32
+
+
+@dataclass(frozen=True)
+class Node:
+    """One entry of the list of layers, built: what it is, which outputs go into it, and which modules compute it.
+
+    `sources` are positions in the list of all values so far: 0 is the network's input, i + 1 what node i gives.
+    `arguments` are the layer's own, without `name` and `inputs`. `parts` are names of submodules, in order; a `Shared`
+    node has those of `shared`, the position of the node whose weights it uses.
+    """
+
+    kind: str
+    arguments: dict[str, Any]
+    name: str | None
+    sources: tuple[int, ...]
+    parts: tuple[str, ...]
+    output_shape: Shape
+    shared: int | None = None
 
 
 class Network(nn.Sequential):
@@ -30,15 +50,47 @@ class Network(nn.Sequential):
     def __init__(self, layers: Sequence[Any], input_shape: Shape) -> None:
         super().__init__()
         self.layers = list(layers)
-        self.input_shape = self.output_shape = input_shape
+        self.input_shape = input_shape
+        self.nodes: list[Node] = []
         self.rows: list[SummaryRow] = []
+        self._is_chain = True
 
-    def append_layer(self, name: str, layer: Layer) -> None:
+    @property
+    def output_shape(self) -> Shape:
+        """What leaves it, without the batch."""
+        return self.nodes[-1].output_shape if self.nodes else self.input_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the logits."""
+        if self._is_chain:
+            logits: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return logits
+        values = [x]
+        for node in self.nodes:
+            value: Any = [values[source] for source in node.sources] if node.kind in MERGES else values[node.sources[0]]
+            for part in node.parts:
+                value = self.get_submodule(part)(value)
+            values.append(value)
+        return values[-1]
+
+    def append_layer(
+        self, kind: str, arguments: dict[str, Any], name: str | None, sources: tuple[int, ...], layer: Layer
+    ) -> None:
         """Add a built layer at the end."""
-        for part, module in layer.modules.items():
-            self.add_module(f"{len(self.rows)}_{part}", module)
-        self.rows.append(SummaryRow(name, layer.output_shape, layer.parameter_count, layer.count))
-        self.output_shape = layer.output_shape
+        index = len(self.nodes)
+        parts = {f"{index}_{part}": module for part, module in layer.modules.items()}
+        for part, module in parts.items():
+            self.add_module(part, module)
+        self._is_chain &= sources == (index,)
+        self.nodes.append(Node(kind, arguments, name, sources, tuple(parts), layer.output_shape))
+        self.rows.append(SummaryRow(kind, layer.output_shape, layer.parameter_count, layer.count))
+
+    def append_shared(self, name: str | None, sources: tuple[int, ...], node: int) -> None:
+        """Add a layer that is there already once more."""
+        first = self.nodes[node]
+        self._is_chain = False
+        self.nodes.append(Node("Shared", {"layer": first.name}, name, sources, first.parts, first.output_shape, node))
+        self.rows.append(SummaryRow("Shared", first.output_shape, 0, f"the weights of {first.name}"))
 
     @property
     def parameter_count(self) -> int:
@@ -67,23 +119,34 @@ class Network(nn.Sequential):
 def build_network(layers: Sequence[Any], input_shape: Shape, classes: int | None = None) -> Network:
     """Build a list of layers, such as `conf/model/*.yaml` hold, for images of `input_shape` (C, H, W).
 
-    A layer is `{Name: {argument: value, …}}`, or `Name` alone where no argument is needed. With `classes`, the last
-    layer must give that many values. A softmax at the very end is left out: the output is the logits, and the loss
-    applies the softmax. Raises ConfigError that names the layer.
+    A layer is `{Name: {argument: value, …}}`, or `Name` alone where no argument is needed. It takes what the one before
+    gives, or, with `inputs: [a, b]`, what the layers of these `name`s give (`input` is the network's own). A layer of
+    MERGES takes several, and `Shared: {layer: a}` is layer a once more, with the same weights.
+
+    With `classes`, the last layer must give that many values. A softmax at the very end is left out: the output is the
+    logits, and the loss applies the softmax. Raises ConfigError that names the layer.
     """
     if not layers:
         raise ConfigError("model.layers is empty: a network needs at least one layer.")
     network = Network(layers, tuple(input_shape))
+    values = {"input": 0}
     for index, entry in enumerate(layers):
-        name, arguments = _parse(index, entry)
+        kind, arguments = _parse(index, entry)
         try:
-            layer = _build(name, arguments, network.output_shape, last=index == len(layers) - 1)
+            name, sources = _place(arguments, values, index, kind in MERGES)
+            shapes = [network.nodes[i - 1].output_shape if i else network.input_shape for i in sources]
+            if kind == "Shared":
+                network.append_shared(name, sources, _shared(network, arguments, values, shapes[0]))
+            else:
+                layer = _build(kind, arguments, shapes, last=index == len(layers) - 1)
+                network.append_layer(kind, arguments, name, sources, layer)
         except ConfigError as error:
-            raise ConfigError(f"layer {index} ({name}): {error}") from None
-        network.append_layer(name, layer)
+            raise ConfigError(f"layer {index} ({kind}): {error}") from None
+        if name is not None:
+            values[name] = index + 1
     if classes is not None and network.output_shape != (classes,):
         raise ConfigError(
-            f"layer {len(layers) - 1} ({name}): the network ends in {show(network.output_shape)} values, but there are "
+            f"layer {len(layers) - 1} ({kind}): the network ends in {show(network.output_shape)} values, but there are "
             f"{classes} classes; end it with Flatten and Dense: {{units: {classes}}}."
         )
     return network
@@ -94,31 +157,58 @@ def _parse(index: int, entry: Any) -> tuple[str, dict[str, Any]]:
         entry = {entry: {}}
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise ConfigError(f"layer {index}: {entry!r} is not a layer; write one as {{Dense: {{units: 10}}}} or Flatten.")
-    ((name, arguments),) = entry.items()
-    if name not in LAYERS:
-        raise ConfigError(f"layer {index}: no layer is called {name}.{did_you_mean(str(name), LAYERS)}")
+    ((kind, arguments),) = entry.items()
+    known = [*LAYERS, *MERGES, "Shared"]
+    if kind not in known:
+        raise ConfigError(f"layer {index}: no layer is called {kind}.{did_you_mean(str(kind), known)}")
     if not isinstance(arguments or {}, Mapping):
-        raise ConfigError(f"layer {index} ({name}): its arguments must be written {{argument: value}}.")
-    return name, dict(arguments or {})
+        raise ConfigError(f"layer {index} ({kind}): its arguments must be written {{argument: value}}.")
+    return kind, dict(arguments or {})
 
 
-def _build(name: str, arguments: dict[str, Any], shape: Shape, last: bool) -> Layer:
-    parameters = dict(inspect.signature(LAYERS[name]).parameters)
-    del parameters["shape"]
-    for argument in arguments:
-        if argument not in parameters:
-            takes = ", ".join(parameters) or "none"
-            raise ConfigError(
-                f"it has no argument '{argument}'.{did_you_mean(str(argument), parameters)} Its arguments: {takes}."
-            )
-    for argument, parameter in parameters.items():
-        if parameter.default is parameter.empty and argument not in arguments:
-            raise ConfigError(f"{argument} is missing.")
-    if last and name == "Softmax":
+def _place(
+    arguments: dict[str, Any], values: Mapping[str, int], index: int, merges: bool
+) -> tuple[str | None, tuple[int, ...]]:
+    """Take `name` and `inputs` out of the arguments: where in the network the layer stands."""
+    name, inputs = arguments.pop("name", None), arguments.pop("inputs", None)
+    if name is not None and (not isinstance(name, str) or not name or name in values):
+        raise ConfigError(f"name {name!r} is taken, or no name.")
+    if inputs is None:
+        if merges:
+            raise ConfigError("inputs is missing: the names of the layers that it merges.")
+        return name, (index,)
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(inputs, Sequence) or not all(isinstance(item, str) for item in inputs):
+        raise ConfigError(f"inputs must be a list of layers' names, not {inputs!r}.")
+    for item in inputs:
+        if item not in values:
+            raise ConfigError(f"inputs: no layer before it has the name {item!r}.{did_you_mean(item, values)}")
+    if len(inputs) < 2 if merges else len(inputs) != 1:
+        raise ConfigError(f"it takes {'several inputs' if merges else 'one input'}, not {len(inputs)}.")
+    return name, tuple(values[item] for item in inputs)
+
+
+def _shared(network: Network, arguments: Mapping[str, Any], values: Mapping[str, int], shape: Shape) -> int:
+    layer = arguments.get("layer")
+    if len(arguments) != 1 or not isinstance(layer, str) or not values.get(layer):
+        raise ConfigError("it has one argument, layer: the name of a layer before it, whose weights it uses.")
+    position = values[layer] - 1
+    first = network.nodes[position]
+    before = [network.nodes[i - 1].output_shape if i else network.input_shape for i in first.sources]
+    if first.shared is not None or before != [shape]:
+        raise ConfigError(f"{layer} must be no Shared itself, and takes {show(before[0])}, not {show(shape)}.")
+    return position
+
+
+def _build(kind: str, arguments: dict[str, Any], shapes: Sequence[Shape], last: bool) -> Layer:
+    make = LAYERS.get(kind) or MERGES[kind]
+    _check_arguments(arguments, list(inspect.signature(make).parameters.values())[1:])
+    shape = shapes[0]
+    if last and kind == "Softmax":
         return Layer({}, shape)
     if last and arguments.get("activation") == "softmax":
         arguments = {**arguments, "activation": None}
-    layer = LAYERS[name](shape, **arguments)
+    layer = make(shapes if kind in MERGES else shape, **arguments)
     if min(layer.output_shape) < 1:
         raise ConfigError(
             f"nothing is left of its input, {show(shape)}; leave it out, or take a smaller kernel or padding: same."
@@ -126,3 +216,16 @@ def _build(name: str, arguments: dict[str, Any], shape: Shape, last: bool) -> La
     if math.prod(layer.output_shape) > MAX_VALUES:
         raise ConfigError(f"its output, {show(layer.output_shape)}, is too large.")
     return layer
+
+
+def _check_arguments(arguments: Mapping[str, Any], parameters: Sequence[inspect.Parameter]) -> None:
+    known = [parameter.name for parameter in parameters]
+    for argument in arguments:
+        if argument not in known:
+            near = did_you_mean(str(argument), known)
+            raise ConfigError(
+                f"it has no argument '{argument}'.{near} Its arguments: {', '.join(known) or 'none'}, and name, inputs."
+            )
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.name not in arguments:
+            raise ConfigError(f"{parameter.name} is missing.")

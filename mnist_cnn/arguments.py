@@ -1,0 +1,79 @@
+"""What may a layer's argument be? A check returns the value in the type that the layer needs, or raises ConfigError."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mnist_cnn.errors import ConfigError, did_you_mean
+
+# What a layer gets or gives, without the batch: an image (C, H, W), a sequence (T, F), or values (F,).
+Shape = tuple[int, ...]
+
+
+def show(shape: Shape) -> str:
+    """`32×26×26`."""
+    return "×".join(map(str, shape))
+
+
+def number(name: str, value: Any, least: int = 1) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+    return value
+
+
+def pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
+    """One whole number for height and width, or two."""
+    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+    if len(values) != 2:
+        raise ConfigError(f"{name} must be one number or two (height, width), not {value!r}.")
+    return number(name, values[0], least), number(name, values[1], least)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A share of the values, from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be the fraction to drop, between 0 and 1, not {value!r}.")
+    return float(value)
+
+
+def real(name: str, value: Any) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} must be a number, not {value!r}.")
+    return float(value)
+
+
+def choice(name: str, value: Any, known: Mapping[Any, Any]) -> Any:
+    """One of the names that `known` has."""
+    if not (value is None or isinstance(value, str)) or value not in known:
+        raise ConfigError(f"{name} {value!r} is not known.{did_you_mean(str(value), filter(None, known))}")
+    return known[value]
+
+
+def image(shape: Shape) -> tuple[int, int, int]:
+    """The shape, which must be one of an image."""
+    if len(shape) != 3:
+        raise ConfigError(f"it needs an image (C×H×W), but gets {show(shape)} values; it must stand before Flatten.")
+    return shape
+
+
+def keras_shape(shape: Shape) -> Shape:
+    """As Keras writes it, with the channels last: (C, H, W) → (H, W, C); and back is `torch_shape`."""
+    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+
+
+def torch_shape(shape: Shape) -> Shape:
+    """As torch has it: (H, W, C) → (C, H, W)."""
+    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+
+
+def axis_dim(axis: Any, shape: Shape) -> int:
+    """Keras' axis, which counts the batch as 0 and has the channels last, as torch's dimension of the same thing."""
+    rank = len(shape) + 1
+    if isinstance(axis, list | tuple) and len(axis) == 1:
+        (axis,) = axis
+    if isinstance(axis, bool) or not isinstance(axis, int) or not -rank < axis < rank or axis == 0:
+        raise ConfigError(f"axis must be from 1 to {rank - 1} or from {1 - rank} to -1, not {axis!r}.")
+    axis %= rank
+    return {1: 2, 2: 3, 3: 1}[axis] if rank == 4 else axis

@@ -1,0 +1,28 @@
+"""How is a result written so that nothing is lost and nothing is left half-written?"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mnist_cnn.errors import OutputError
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write into, which takes its place once the block is left without an error.
+
+    OutputError where `path` exists, before anything is done, or can't be written.
+    """
+    if path.exists():
+        raise OutputError(f"{path}: it exists already; name another file with -o, or remove it.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            yield part
+            os.link(part, path)  # unlike a rename, it never replaces what another process has written meanwhile
+    except FileExistsError as error:
+        raise OutputError(f"{path}: it exists already; name another file with -o, or remove it.") from error
+    except OSError as error:
+        raise OutputError(f"{path}: it can't be written: {error.strerror or error}.") from error

@@ -1,0 +1,179 @@
+"""What JSON and which arrays are in a Keras file? Runs as a process of its own: `python keras_arrays.py FILE`.
+
+The HDF5 library is written in C, and a damaged or hostile file can crash it, keep it busy or make it take all memory. So
+`keras_file` starts this script, which limits itself before it opens the file, and reads from its standard output: a line
+of JSON, then the arrays in float32, one after the other. It knows HDF5 and zip, not Keras; it follows no link, writes
+nothing, and stands on h5py and numpy alone.
+"""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+MAX_VALUES = 2**26  # in all arrays together; 256 MiB as float32
+MAX_JSON = 2**24  # bytes of a configuration
+MAX_ITEMS = 20_000  # groups and arrays
+MAX_DEPTH = 24  # of groups in groups
+MAX_MEMORY = 2**32  # bytes of address space
+MAX_SECONDS = 60  # of computing
+
+# What training leaves in a file besides the weights of layers.
+_NOT_LAYERS = ("optimizer", "metrics", "compile_metrics", "loss_tracker", "seed_generator", "_metrics", "_loss_tracker")
+
+
+class Refused(Exception):
+    """What is wrong with the file, in a sentence."""
+
+
+def main(path: str) -> int:
+    """Print what the file holds, or `{"error": …}`."""
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no compression plug-ins: these are libraries that HDF5 would load
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # a folder may be read-only
+    import h5py  # noqa: F401  # before the limits, which its own libraries may not fit in
+
+    _limit()
+    try:
+        header, arrays = read(path)
+        line = json.dumps(header)
+    except Refused as refused:
+        line, arrays = json.dumps({"error": str(refused)}), []
+    except MemoryError:
+        line, arrays = json.dumps({"error": "it takes more memory than any small network does"}), []
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError) as error:
+        # All that h5py, zipfile and zlib have been seen to raise for damaged files (benchmarks/keras_fuzz.py).
+        line, arrays = json.dumps({"error": f"damaged: {' '.join(str(error).split())[:200]}"}), []
+    out = sys.stdout.buffer
+    out.write(line.encode() + b"\n")
+    for array in arrays:
+        out.write(array.tobytes())
+    return 0
+
+
+def read(path: str) -> tuple[dict[str, Any], list[Any]]:
+    """The header, with `config`, `metadata`, `attributes` and `arrays` as far as the file has them, and the arrays."""
+    import h5py
+
+    header: dict[str, Any] = {}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            for name in ("config.json", "metadata.json"):
+                if name in names:
+                    header[name.removesuffix(".json")] = json.loads(_member(archive, name, MAX_JSON))
+            if "config" not in header or "model.weights.h5" not in names:
+                raise Refused("a zip file, but not one of Keras: it has no config.json and model.weights.h5")
+            source: Any = io.BytesIO(_member(archive, "model.weights.h5", 8 * MAX_VALUES))
+    else:
+        source = path
+    with h5py.File(source, "r") as file:
+        return _hdf5(file, header)
+
+
+def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A file out of a zip; however much its entry says it holds, no more is unpacked than `most`."""
+    with archive.open(name) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise Refused(f"its {name} unpacks to more than {most:,} bytes, which is no small network")
+    return content
+
+
+def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    import h5py
+    import numpy as np
+
+    attributes: dict[str, dict[str, Any]] = {}
+    found: list[dict[str, Any]] = []
+    arrays: list[Any] = []
+    total = 0
+    for path, item in _walk(file):
+        if isinstance(item, h5py.Group):
+            texts = {name: value for name in item.attrs if (value := _text(item, name)) is not None}
+            if texts:
+                attributes[path] = texts
+            continue
+        if item.dtype.kind != "f":
+            continue  # counters and seeds
+        if item.external or item.is_virtual:
+            raise Refused(f"its array {path} lies in another file, which is not followed")
+        size = _count(item.shape)
+        total += max(size, _count(item.chunks or ()))
+        if total > MAX_VALUES:
+            raise Refused(f"its arrays have more than {MAX_VALUES:,} values, which is no small network")
+        found.append({"path": path, "shape": list(item.shape)})
+        arrays.append(np.asarray(item[()], dtype="<f4"))
+        if arrays[-1].shape != item.shape:
+            raise Refused(f"its array {path} is damaged")
+    return {**header, "attributes": attributes, "arrays": found}, arrays
+
+
+def _walk(root: Any) -> Iterator[tuple[str, Any]]:
+    """Every group and array under its path; h5py's own walk would follow whatever the file says."""
+    import h5py
+
+    left = MAX_ITEMS
+    waiting = [("", root, 0)]
+    while waiting:
+        path, group, depth = waiting.pop()
+        yield path, group
+        for name in group:
+            left -= 1
+            inner = f"{path}/{name}" if path else name
+            if left < 0 or depth >= MAX_DEPTH:
+                raise Refused("its groups are more or deeper than those of any network")
+            if not path and name.replace("\\", "/").split("/")[0].startswith(_NOT_LAYERS):
+                continue
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise Refused(f"its {inner} is a link, which is not followed")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                waiting.append((inner, item, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                yield inner, item
+
+
+def _text(group: Any, name: str) -> Any:
+    """An attribute that is a text or a list of texts, and nothing else."""
+    import h5py
+
+    attribute = h5py.h5a.open(group.id, name.encode())
+    if _count(attribute.shape) > MAX_ITEMS or _count(attribute.shape) * attribute.dtype.itemsize > MAX_JSON:
+        raise Refused(f"its attribute {name} is larger than that of any small network")
+    if attribute.dtype.kind not in "SOU":
+        return None
+    value = group.attrs[name]
+    values = [value] if isinstance(value, str | bytes) else list(getattr(value, "flat", value))
+    texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in values]
+    if not all(isinstance(item, str) for item in texts) or sum(map(len, texts)) > MAX_JSON:
+        return None
+    return texts[0] if isinstance(value, str | bytes) else texts
+
+
+def _count(shape: Any) -> int:
+    count = 1
+    for size in shape:
+        count *= int(size)
+    return count
+
+
+def _limit() -> None:
+    with contextlib.suppress(ImportError):  # not on Windows, where the time limit of the caller has to do
+        import resource
+
+        for what, most in (
+            (resource.RLIMIT_AS, MAX_MEMORY),
+            (resource.RLIMIT_CPU, MAX_SECONDS),
+            (resource.RLIMIT_FSIZE, 0),
+            (resource.RLIMIT_CORE, 0),
+        ):
+            with contextlib.suppress(ValueError, OSError):  # a system may forbid one, and macOS knows no RLIMIT_AS
+                resource.setrlimit(what, (most, most))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

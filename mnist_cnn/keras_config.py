@@ -1,0 +1,153 @@
+"""Which layers does a Keras model's configuration name? Keras 1, 2 and 3, Sequential and Functional, read as plain data.
+
+`keras_convert` turns them into our own. Class names are compared with fixed lists and never looked up anywhere.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mnist_cnn.arguments import Shape
+from mnist_cnn.errors import ConfigError
+
+CONTAINERS = ("Sequential", "Functional", "Model")
+MAX_LAYERS = 1000
+_MAX_DEPTH = 8
+
+_OTHER_NAMES = {
+    "AvgPool2D": "AveragePooling2D", "MaxPool2D": "MaxPooling2D", "GlobalAvgPool2D": "GlobalAveragePooling2D",
+    "GlobalMaxPool2D": "GlobalMaxPooling2D", "Convolution2D": "Conv2D", "SeparableConvolution2D": "SeparableConv2D",
+    "BatchNormalizationV1": "BatchNormalization", "BatchNormalizationV2": "BatchNormalization",
+}  # fmt: skip
+
+# A tensor of a Functional model: a layer's name, and which of its calls.
+Tensor = tuple[str, int]
+
+
+@dataclass
+class KerasLayer:
+    """A layer of the configuration: a leaf, or a model with layers of its own, all in the order of the file.
+
+    `calls` are the inputs of each time that it is used in a Functional model; `inputs` and `outputs` are such a model's
+    own. `config` has its arguments, and what `build` was told.
+    """
+
+    kind: str
+    name: str
+    config: dict[str, Any]
+    layers: list["KerasLayer"] = field(default_factory=list)
+    calls: list[list[Tensor]] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+
+    def leaves(self) -> Iterator["KerasLayer"]:
+        """The layers in it that are no models."""
+        if self.kind not in CONTAINERS:
+            yield self
+        for layer in self.layers:
+            yield from layer.leaves()
+
+    def __str__(self) -> str:
+        return f"layer {self.kind} '{self.name}'"
+
+
+def parse(config: Any, depth: int = 0) -> KerasLayer:
+    """Read a model's configuration, with class_name and config; ConfigError says what can't be understood."""
+    model = _layer(config)
+    if model.kind not in CONTAINERS:
+        raise ConfigError(f"its class is {model.kind}; only Sequential and Functional models can be brought over.")
+    entries = config["config"] if isinstance(config["config"], list) else model.config.get("layers")
+    if not isinstance(entries, list) or not 0 < len(entries) <= MAX_LAYERS or depth > _MAX_DEPTH:
+        raise ConfigError(f"{model}: it has no layers, or more than any small network.")
+    for entry in entries:
+        layer = _layer(entry)
+        if layer.kind in CONTAINERS:
+            layer = parse(entry, depth + 1)
+        if model.kind != "Sequential":
+            nodes = entry.get("inbound_nodes")
+            layer.calls = [_tensors(node) for node in nodes] if isinstance(nodes, list) else []
+        model.layers.append(layer)
+    if model.kind != "Sequential":
+        model.inputs = [name for name, _ in _tensors(model.config.get("input_layers"))]
+        model.outputs = _tensors(model.config.get("output_layers"))
+        if len(model.inputs) != 1 or len(model.outputs) != 1:
+            count = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
+            raise ConfigError(f"{model}: it has {count}; only one of each can be brought over.")
+    return model
+
+
+def input_shape(model: KerasLayer) -> Shape:
+    """What the model takes, as Keras writes it, without the batch; 28 where any height or width will do."""
+    first, path = model, [model]
+    while first.layers:
+        first = next((layer for layer in first.layers if layer.name in first.inputs), first.layers[0])
+        path.insert(0, first)
+    for layer in path:
+        for key, batch in (("batch_shape", 1), ("batch_input_shape", 1), ("input_shape", 0), ("build_input_shape", 1)):
+            shape = layer.config.get(key)
+            if isinstance(shape, list | tuple) and len(shape) > batch:
+                sizes = list(shape)[batch:]
+                if len(sizes) == 3:
+                    sizes = [28 if size is None else size for size in sizes]
+                if not all(type(size) is int and 0 < size <= 4096 for size in sizes) or len(sizes) > 3:
+                    raise ConfigError(f"{layer}: its input, {sizes}, is not a picture.")
+                return tuple(sizes)
+        if type(layer.config.get("input_dim")) is int:
+            return (layer.config["input_dim"],)
+    raise ConfigError(f"{first}: the configuration does not say what shape it takes.")
+
+
+def is_channels_first(model: KerasLayer) -> bool:
+    """Whether images are (C, H, W) in it; ConfigError where some of its layers say so and others not."""
+    windowed = [layer.config for layer in model.leaves() if re.search("Conv|Pool|Padding", layer.kind)]
+    orders = {config.get("data_format", config.get("dim_ordering")) for config in windowed}
+    first = bool(orders & {"channels_first", "th"})
+    if first and orders & {"channels_last", "tf"}:
+        raise ConfigError("some of its layers have data_format channels_first and others channels_last.")
+    return first
+
+
+def image_shape(shape: Shape, channels_first: bool) -> Shape:
+    """The image (C, H, W) whose values the model takes, in whichever shape it takes them."""
+    if len(shape) == 3:
+        channels, height, width = shape if channels_first else (shape[2], *shape[:2])
+        if channels in (1, 3):
+            return channels, height, width
+    side = math.isqrt(math.prod(shape))
+    if side * side != math.prod(shape):
+        raise ConfigError(f"its input, {list(shape)}, is not a square grey picture.")
+    return 1, side, side
+
+
+def snake_case(name: str) -> str:
+    """`conv2d`, `max_pooling2d`, `batch_normalization`: how Keras names layers after their class."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _layer(entry: Any) -> KerasLayer:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str) or "config" not in entry:
+        raise ConfigError("the configuration has an entry without class_name and config; is it that of a Keras model?")
+    config = dict(entry["config"]) if isinstance(entry["config"], Mapping) else {}
+    build = entry.get("build_config")
+    if isinstance(build, Mapping):
+        config.setdefault("build_input_shape", build.get("input_shape"))
+    name = entry.get("name", config.get("name"))
+    kind = str(entry["class_name"])
+    kind = _OTHER_NAMES.get(kind, kind)
+    return KerasLayer(kind, name if isinstance(name, str) else "", config)
+
+
+def _tensors(node: Any) -> list[Tensor]:
+    """Every tensor that a node names: with Keras 3's `keras_history`, or in the lists of Keras 1 and 2."""
+    if isinstance(node, Mapping):
+        return [found for value in node.values() for found in _tensors(value)]
+    if not isinstance(node, list | tuple):
+        return []
+    if len(node) in (3, 4) and isinstance(node[0], str) and all(type(number) is int for number in node[1:3]):
+        if node[2] != 0:
+            raise ConfigError(f"layer '{node[0]}': one of several outputs of it is used, which is not supported.")
+        return [(node[0], node[1])]
+    return [found for item in node for found in _tensors(item)]

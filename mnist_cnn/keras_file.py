@@ -1,0 +1,182 @@
+"""What does a Keras file say? Its model's configuration, its weights by layer, and who wrote it; nothing of it is run.
+
+It reads `.keras` (Keras 2.12 to 3) and HDF5 files (Keras 1 to 3), with or without the configuration inside. The file
+itself is opened by another process, `keras_arrays`, which a damaged one may crash.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mnist_cnn import keras_arrays
+from mnist_cnn.errors import KerasFileError, UserError
+
+Array = NDArray[np.float32]
+
+_SECONDS = 120  # for the other process, start and all
+
+
+@dataclass(frozen=True)
+class KerasFile:
+    """What was read. A Keras file has its weights either `by_layer`, in order, or `by_path`."""
+
+    path: Path
+    config: dict[str, Any]  # of the model: class_name and config
+    version: str  # of the Keras that wrote it, "1" where that is not said
+    backend: str
+    training: dict[str, Any]  # what `compile` was given: optimizer, loss, …
+    by_layer: list[tuple[str, list[Array]]] | None  # Keras 1 and 2: layers with their weights, in the model's order
+    by_path: dict[str, Array]  # `.keras` files: layers/conv2d/vars/0
+
+
+def read(path: Path, architecture: Path | None = None) -> KerasFile:
+    """Read a file, and the JSON file of its configuration where the file itself has none.
+
+    KerasFileError says what is wrong with one that can't be used.
+    """
+    _check_kind(path)
+    if find_spec("h5py") is None:
+        raise UserError("Keras files are read with h5py, which is not installed; pip install -e '.[keras]'")
+    header, arrays = _arrays(path)
+    attributes = header["attributes"]
+    root = attributes.get("", {})
+    written = root | attributes.get("model_weights", {})
+    metadata = header.get("metadata", {})
+    config = header.get("config") or _json(path, root.get("model_config"), "model_config")
+    if architecture is not None:
+        config = _read_json(architecture)
+    if not config:
+        raise KerasFileError(
+            f"{path}: it has weights only; name the file of their configuration (model.to_json()): --architecture JSON"
+        )
+    if not isinstance(config, dict) or not isinstance(metadata, dict):
+        raise KerasFileError(f"{architecture or path}: its configuration is not one of a Keras model.")
+    if isinstance(config.get("compile_config"), dict):
+        training = config["compile_config"]
+    else:
+        training = _json(path, root.get("training_config"), "training_config") or {}
+    version = metadata.get("keras_version") or written.get("keras_version") or config.get("keras_version")
+    backend = written.get("backend") or config.get("backend") or ""
+    return KerasFile(
+        path, config, _text(version) or "1", _text(backend), training if isinstance(training, dict) else {},
+        _by_layer(path, attributes, arrays), {key.replace("\\", "/"): array for key, array in arrays.items()},
+    )  # fmt: skip
+
+
+def _check_kind(path: Path) -> None:
+    """Say what a file is that is none of Keras; its name says nothing."""
+    if path.is_dir():
+        saved = (path / "saved_model.pb").exists()
+        raise KerasFileError(
+            f"{path}: a folder{' with a TensorFlow SavedModel' if saved else ''}, not a .keras or .h5 file."
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError:
+        raise KerasFileError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise KerasFileError(f"{path}: it can't be read: {error.strerror}.") from error
+    kind = None
+    if not head:
+        kind = "it is empty"
+    elif head.startswith(b"version https://git-lfs"):
+        kind = "it is the pointer of Git LFS, not the file itself; fetch it with git lfs pull"
+    elif head.lstrip()[:1] == b"<":
+        kind = "it is a web page; download the file itself (on GitHub: Raw)"
+    elif re.match(rb"\x89HDF(?!\r\n\x1a\n)|(\xef\xbf\xbd|\xc2\x89|\?)HDF", head):
+        kind = "it is an HDF5 file that a text conversion has damaged (line ends or characters); get the original again"
+    elif not head.startswith(b"PK") and b"\x89HDF\r\n\x1a\n" not in head:
+        kind = "it is neither a .keras nor an HDF5 file"
+    if kind:
+        raise KerasFileError(f"{path}: {kind}.")
+
+
+def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What the process that opens the file says of it."""
+    command = [sys.executable, "-P", keras_arrays.__file__, os.path.abspath(path)]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread of it would reserve memory
+    try:
+        process = subprocess.run(command, capture_output=True, timeout=_SECONDS, env=environment, check=False)
+    except subprocess.TimeoutExpired:
+        raise KerasFileError(f"{path}: damaged: reading it does not come to an end.") from None
+    first, _, rest = process.stdout.partition(b"\n")
+    if process.returncode != 0 or not first:
+        raise KerasFileError(f"{path}: damaged: it makes the HDF5 library fail.")
+    header = json.loads(first)
+    if "error" in header:
+        raise KerasFileError(f"{path}: {header['error']}.")
+    arrays, start = {}, 0
+    for entry in header["arrays"]:
+        shape = tuple(entry["shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[entry["path"]] = np.frombuffer(rest, "<f4", count, start).reshape(shape)
+        start += 4 * count
+    return header, arrays
+
+
+def _by_layer(
+    path: Path, attributes: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Array]
+) -> list[tuple[str, list[Array]]] | None:
+    """Weights as Keras 1 and 2 left them: the root lists the layers in order, and each layer its weights."""
+    for root in ("model_weights", ""):
+        layers = _names(attributes.get(root, {}), "layer_names")
+        if layers is None:
+            continue
+        found = []
+        for layer in layers:
+            place = f"{root}/{layer}" if root else layer
+            names = _names(attributes.get(place, {}), "weight_names") or []
+            try:
+                found.append((layer, [arrays[f"{place}/{name}"] for name in names]))
+            except KeyError as error:
+                raise KerasFileError(f"{path}: damaged: {error.args[0]} is listed, but not there.") from None
+        return found
+    return None
+
+
+def _names(attributes: Mapping[str, Any], name: str) -> list[str] | None:
+    """A list of names, which Keras cuts into name0, name1, … where it is too long for one attribute."""
+    if name in attributes:
+        value = attributes[name]
+        return [value] if isinstance(value, str) else list(value)
+    parts: list[Any] = []
+    while f"{name}{len(parts)}" in attributes:
+        parts.append(attributes[f"{name}{len(parts)}"])
+    return [item for part in parts for item in part] if parts else None
+
+
+def _json(path: Path, text: Any, what: str) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise KerasFileError(f"{path}: damaged: its {what} is no JSON.") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = file.read(keras_arrays.MAX_JSON + 1)
+        if len(content) > keras_arrays.MAX_JSON:
+            raise KerasFileError(f"{path}: too large for the configuration of a small network.")
+        return _json(path, content.decode(), "content")
+    except OSError as error:
+        raise KerasFileError(f"{path}: it can't be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise KerasFileError(f"{path}: not a JSON file.") from error
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
