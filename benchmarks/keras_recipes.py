@@ -1,4 +1,4 @@
-"""What are the five published networks and recipes, in Keras itself? What ours are compared with, by tests and benchmarks.
+"""What are the five published networks and recipes, in Keras itself? Tests and benchmarks compare ours with these.
 
 Importing this chooses Keras' torch backend on the CPU. Keras comes with `pip install -e '.[dev]'`.
 """

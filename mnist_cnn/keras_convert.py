@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mnist_cnn.arguments import keras_shape
+from mnist_cnn.arguments import Shape, keras_shape
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.keras_config import (
     CONTAINERS,
@@ -75,13 +75,14 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Converted:
-    """A model as our list of `layers` for images of `image_shape` (C, H, W).
+    """A model as our list of `layers` for images of `image_shape` (C, H, W), which it takes as `keras_shape`.
 
     `places` says which entry of the list a leaf of the model became, by its id; `notes` are sentences for the user.
     """
 
     layers: list[Any]
-    image_shape: tuple[int, ...]
+    image_shape: Shape
+    keras_shape: Shape
     places: dict[int, int]
     notes: list[str] = field(default_factory=list)
 
@@ -97,7 +98,7 @@ def convert(model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str
     if conversion.left_out:
         notes.append(f"left out, for they act in training only: {', '.join(dict.fromkeys(conversion.left_out))}")
     layers = conversion.written(last.source)
-    return Converted(layers, conversion.image, conversion.places, notes)
+    return Converted(layers, conversion.image, conversion.shape, conversion.places, notes)
 
 
 class _Conversion:

@@ -153,7 +153,14 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
         model=file.path.stem,
         dataset="mnist" if channels == 1 else "cifar10",
         cut={},
-        training={"keras": {"file": file.path.name, "version": file.version, **_compiled(file.training)}},
+        training={
+            "keras": {
+                "file": file.path.name,
+                "version": file.version,
+                "input_shape": list(converted.keras_shape),
+                **_compiled(file.training),
+            }
+        },
         versions={},
         epoch=0,
     )

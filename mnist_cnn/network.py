@@ -53,7 +53,7 @@ class Network(nn.Sequential):
         self.input_shape = input_shape
         self.nodes: list[Node] = []
         self.rows: list[SummaryRow] = []
-        self._is_chain = True
+        self.is_chain = True
 
     @property
     def output_shape(self) -> Shape:
@@ -62,7 +62,7 @@ class Network(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits."""
-        if self._is_chain:
+        if self.is_chain:
             logits: Tensor = super().forward(x)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return logits
         values = [x]
@@ -81,14 +81,14 @@ class Network(nn.Sequential):
         parts = {f"{index}_{part}": module for part, module in layer.modules.items()}
         for part, module in parts.items():
             self.add_module(part, module)
-        self._is_chain &= sources == (index,)
+        self.is_chain &= sources == (index,)
         self.nodes.append(Node(kind, arguments, name, sources, tuple(parts), layer.output_shape))
         self.rows.append(SummaryRow(kind, layer.output_shape, layer.parameter_count, layer.count))
 
     def append_shared(self, name: str | None, sources: tuple[int, ...], node: int) -> None:
         """Add a layer that is there already once more."""
         first = self.nodes[node]
-        self._is_chain = False
+        self.is_chain = False
         self.nodes.append(Node("Shared", {"layer": first.name}, name, sources, first.parts, first.output_shape, node))
         self.rows.append(SummaryRow("Shared", first.output_shape, 0, f"the weights of {first.name}"))
 

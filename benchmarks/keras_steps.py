@@ -1,0 +1,183 @@
+"""Does a step of training do what a step of Keras does? Both from the same weights, on the same batches, step by step.
+
+    python benchmarks/keras_steps.py baseline --output docs/keras-steps.svg
+
+One epoch on MNIST by default, in single and in double precision; prints the largest differences and draws them.
+"""
+
+import argparse
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra import compose, initialize_config_dir
+from keras_recipes import NETWORKS, RECIPES, keras
+from torch import Tensor
+
+from mnist_cnn import datasets
+from mnist_cnn.config import typed
+from mnist_cnn.images import Preprocessing
+from mnist_cnn.keras_weights import Variable, variables
+from mnist_cnn.module import Classifier
+from mnist_cnn.network import Network, build_network
+
+ROOT = Path(__file__).resolve().parents[1]
+Batch = tuple[Tensor, Tensor]
+
+
+class Step(NamedTuple):
+    """One step of both. The differences are the largest absolute ones: of logits, gradients, and weights after it."""
+
+    loss: float
+    keras_loss: float
+    logits: float
+    gradients: float
+    weights: float
+
+    @property
+    def relative(self) -> float:
+        """The difference of the losses, relative to Keras'."""
+        return abs(self.loss - self.keras_loss) / abs(self.keras_loss)
+
+
+def compare(name: str, batches: Iterable[Batch], dtype: torch.dtype = torch.float32) -> Iterator[Step]:
+    """Train one of the five networks by both, from Keras' initial weights, with every dropout switched off."""
+    with _keras_precision(dtype):
+        yield from _compare(name, batches, dtype)
+
+
+def _compare(name: str, batches: Iterable[Batch], dtype: torch.dtype) -> Iterator[Step]:
+    theirs = keras_network(name)
+    module, ours = our_module(name, dtype)
+    layout = list(_layout(ours))
+    state = ours.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for variable, weight in zip(layout, theirs.weights, strict=True):
+            state[variable.key].copy_(variable.to_torch(weight.value, state[variable.key]))
+    optimizer = module.configure_optimizers()
+    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    their_optimizer = keras.optimizers.Adam()
+    their_optimizer.build(theirs.trainable_variables)
+    seen: list[Tensor] = []
+    ours.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits.detach()))
+    for images, labels in batches:
+        images = images.to(dtype)
+        optimizer.zero_grad()
+        loss = module.training_step((images, labels), 0)
+        loss.backward()
+        gradients = [state[variable.key].grad for variable in layout]
+        optimizer.step()
+
+        theirs.zero_grad()
+        logits = theirs(images.permute(0, 2, 3, 1), training=True)
+        keras_loss = loss_of(labels, logits)
+        keras_loss.backward()
+        keras_gradients = [weight.value.grad for weight in theirs.trainable_weights]
+        with torch.no_grad():  # the rest of a step of Keras' torch trainer
+            their_optimizer.apply(keras_gradients, theirs.trainable_weights)
+            yield Step(
+                float(loss), float(keras_loss), _far(seen.pop(), logits),
+                max(_far(v.to_keras(a), b) for v, a, b in zip(layout, gradients, keras_gradients, strict=True)),
+                max(_far(v.to_keras(state[v.key]), w.value) for v, w in zip(layout, theirs.weights, strict=True)),
+            )  # fmt: skip
+
+
+@contextmanager
+def _keras_precision(dtype: torch.dtype) -> Iterator[None]:
+    """Have Keras compute in this precision all through."""
+    precision = str(dtype).removeprefix("torch.")
+    table = keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE
+    single = table["float64"]
+    keras.config.set_floatx(precision)
+    table["float64"] = precision  # but for this, it multiplies matrices in single precision
+    try:
+        yield
+    finally:
+        table["float64"] = single
+        keras.config.set_floatx("float32")
+
+
+def keras_network(name: str) -> keras.Sequential:
+    """One of the five in Keras, with fresh weights and without dropout, in the precision that Keras is set to."""
+    layers = [layer for layer in NETWORKS[name]() if not isinstance(layer, keras.layers.Dropout)]
+    return keras.Sequential([keras.Input((28, 28, 1)), *layers])
+
+
+def our_module(name: str, dtype: torch.dtype = torch.float32) -> tuple[Classifier, Network]:
+    """The same of `conf/model`, without dropout, as it is trained here by default."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = typed(compose("config", [f"model={name}"]))
+    layers = [layer for layer in config.model.layers if "Dropout" not in layer]
+    network = build_network(layers, (1, 28, 28), 10).to(dtype)
+    return _Alone(network, config.optimizer, config.scheduler, {}), network
+
+
+class _Alone(Classifier):
+    """Without a Trainer, which only a scheduler would ask for the number of steps."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        from mnist_cnn.optimizers import build_optimizer
+
+        return build_optimizer(self.optimizer_config, self.network.parameters())
+
+
+def batches_of(images: Tensor, labels: Tensor, size: int) -> list[Batch]:
+    """All images once, in an order of their own, the last batch smaller."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    scaled = Preprocessing()(images)
+    return [(scaled[chosen], labels[chosen]) for chosen in order.split(size)]
+
+
+def _layout(network: Network) -> Iterator[Variable]:
+    for index in range(len(network.nodes)):
+        yield from variables(network, index)
+
+
+def _far(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def main() -> None:
+    """Compare one epoch, print the largest differences and draw them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--output", type=Path, help="a picture to draw, .svg or .png")
+    options = parser.parse_args()
+    datasets.fetch("mnist", options.data_root, os.environ.get("MNIST_MIRROR"))
+    train = datasets.load("mnist", options.data_root).train
+    recipe = RECIPES[options.network]
+    kept = math.floor(len(train) * (1 - recipe.val_fraction))
+    batches = batches_of(train.images[:kept], train.labels[:kept], recipe.batch_size)
+    found = {}
+    print("precision  steps  largest relative difference of the loss   logits    gradients  weights")
+    for dtype in (torch.float32, torch.float64):
+        steps = found[str(dtype).removeprefix("torch.")] = list(compare(options.network, batches, dtype))
+        worst = [max(getattr(step, what) for step in steps) for what in ("relative", "logits", "gradients", "weights")]
+        print(f"{dtype!s:<15}{len(steps)}  {worst[0]:>39.1e}  {worst[1]:>8.1e}  {worst[2]:>9.1e}  {worst[3]:>7.1e}")
+    if options.output:
+        _draw(options.network, found, options.output)
+
+
+def _draw(name: str, found: dict[str, list[Step]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure((7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for precision, steps in found.items():
+        # A difference of nothing at all has no place on a logarithmic axis; the smallest double stands for it.
+        axes.semilogy(range(1, len(steps) + 1), [max(step.relative, 1e-17) for step in steps], lw=0.9, label=precision)
+    axes.axhline(1e-5, color="grey", lw=0.8, ls="--")
+    axes.set(
+        xlabel="step", ylabel="relative difference", title=f"{name}: loss here and in Keras, from the same weights"
+    )
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""How does a checkpoint become a `.keras` file? Its layers as a configuration of Keras 3, its weights in that layout.
+
+Keras itself is not needed. The model ends in a softmax, and takes pictures scaled as the network here does.
+"""
+
+import inspect
+import io
+import json
+import math
+import zipfile
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mnist_cnn.arguments import Shape, keras_shape
+from mnist_cnn.checkpoint import TrainedNetwork
+from mnist_cnn.errors import UserError
+from mnist_cnn.files import new_file
+from mnist_cnn.keras_config import snake_case
+from mnist_cnn.keras_weights import variables
+from mnist_cnn.layers import LAYERS, MERGES
+from mnist_cnn.network import Network, Node
+
+_INPUT = "input"
+
+
+def export_keras(trained: TrainedNetwork, path: Path) -> None:
+    """Write a `.keras` file; UserError where Keras 3 has no such layer, and OutputError where the file exists."""
+    if find_spec("h5py") is None:
+        raise UserError("Keras files are written with h5py, which is not installed; pip install -e '.[keras]'")
+    config, groups = _config(trained)
+    weights = _weights(trained.network, groups)
+    metadata = {"keras_version": "3.0.0", "date_saved": f"{datetime.now():%Y-%m-%d@%H:%M:%S}"}
+    with new_file(path) as part, zipfile.ZipFile(part, "w") as archive:
+        archive.writestr("metadata.json", json.dumps(metadata))
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights)
+
+
+def input_shape(trained: TrainedNetwork) -> Shape:
+    """What the exported model takes, without the batch: (H, W, C), or what the Keras model took that it came from."""
+    shape = keras_shape(trained.network.input_shape)
+    users = [node for node in trained.network.nodes if 0 in node.sources]
+    original = tuple(trained.training.get("keras", {}).get("input_shape", ()))
+    # Flatten and Reshape take the values in any shape.
+    free = all(node.kind in ("Flatten", "Reshape") for node in users)
+    return original if free and original and math.prod(original) == math.prod(shape) else shape
+
+
+def _config(trained: TrainedNetwork) -> tuple[dict[str, Any], dict[int, str]]:
+    """The model's configuration, and for each node with layers of its own the group that holds its weights."""
+    network = trained.network
+    shapes = [input_shape(trained), *(keras_shape(node.output_shape) for node in network.nodes)]
+    names = _names(network)
+    layers = [_layer("InputLayer", _INPUT, {"batch_shape": [None, *shapes[0]], "dtype": "float32"}, [])]
+    by_node: dict[int, dict[str, Any]] = {}
+    history: list[tuple[str, int]] = [(_INPUT, 0)]  # of every value: the layer it comes from, and which call of it
+    for index, node in enumerate(network.nodes):
+        inputs = [_tensor(shapes[source], history[source]) for source in node.sources]
+        call = {"args": [inputs if node.kind in MERGES else inputs[0]], "kwargs": {}}
+        first = node.shared if node.shared is not None else index
+        if node.shared is None:
+            by_node[index] = _layer(node.kind, names[index], _arguments(index, node), [])
+            layers.append(by_node[index])
+        by_node[first]["inbound_nodes"].append(call)
+        history.append((names[first], len(by_node[first]["inbound_nodes"]) - 1))
+    last = network.nodes[-1]
+    if last.kind == "Dense" and last.arguments.get("activation") is None:
+        layers[-1]["config"]["activation"] = "softmax"
+    elif last.kind != "Softmax" and last.arguments.get("activation") != "softmax":
+        call = {"args": [_tensor(shapes[-1], history[-1])], "kwargs": {}}
+        layers.append(_layer("Softmax", "probabilities", {}, [call]))
+        history.append(("probabilities", 0))
+    config: dict[str, Any] = {"name": snake_case(trained.model) or "model", "trainable": True, "layers": layers}
+    if network.is_chain:
+        for layer in layers:
+            del layer["inbound_nodes"], layer["name"]
+        module, kind = "keras", "Sequential"
+    else:
+        config |= {"input_layers": [[_INPUT, 0, 0]], "output_layers": [[*history[-1], 0]]}
+        module, kind = "keras.src.models.functional", "Functional"  # where Keras 3 says that it is
+    return {"module": module, "class_name": kind, "config": config, "registered_name": None}, names
+
+
+def _names(network: Network) -> dict[int, str]:
+    """Every layer's name, which is also that of its group in the weights: its class, and its number in that class."""
+    names: dict[int, str] = {}
+    for index, node in enumerate(network.nodes):
+        if node.shared is None:
+            kind = snake_case(node.kind)
+            number = sum(network.nodes[before].kind == node.kind for before in names)
+            names[index] = f"{kind}_{number}" if number else kind
+    return names
+
+
+def _layer(kind: str, name: str, arguments: dict[str, Any], calls: list[Any]) -> dict[str, Any]:
+    return {
+        "module": "keras.layers",
+        "class_name": kind,
+        "config": {"name": name, **arguments},
+        "registered_name": None,
+        "name": name,
+        "inbound_nodes": calls,
+    }
+
+
+def _tensor(shape: Shape, history: tuple[str, int]) -> dict[str, Any]:
+    config = {"shape": [None, *shape], "dtype": "float32", "keras_history": [*history, 0]}
+    return {"class_name": "__keras_tensor__", "config": config}
+
+
+def _arguments(index: int, node: Node) -> dict[str, Any]:
+    parameters = list(inspect.signature(LAYERS.get(node.kind) or MERGES[node.kind]).parameters.values())[1:]
+    # Written out in full, for what may be left out here may be required there.
+    arguments = {parameter.name: node.arguments.get(parameter.name, parameter.default) for parameter in parameters}
+    arguments |= {key: "linear" for key, value in arguments.items() if key == "activation" and value is None}
+    unknown = [value for value in arguments.values() if value == "hard_sigmoid_keras2"]
+    if node.kind == "InstanceNormalization" or unknown:
+        what = "Keras 1 and 2's hard_sigmoid" if unknown else "keras-contrib's InstanceNormalization"
+        raise UserError(f"layer {index} ({node.kind}): Keras 3 has no {what}; the network can't be exported to it.")
+    return arguments
+
+
+def _weights(network: Network, names: dict[int, str]) -> bytes:
+    import h5py
+
+    state = network.state_dict()
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for index, name in names.items():
+            group = f"layers/{name}/cell/vars" if network.nodes[index].kind == "LSTM" else f"layers/{name}/vars"
+            file.create_group(group)
+            for number, variable in enumerate(variables(network, index)):
+                file[f"{group}/{number}"] = variable.to_keras(state[variable.key]).numpy()
+    return buffer.getvalue()
