@@ -20,18 +20,19 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.datasets import CLASSES, input_shape
     from mnist_cnn.network import build_network
     from mnist_cnn.run_folder import make_run_dir
-    from mnist_cnn.training import build_trainer, check, classifier, finish, fit
+    from mnist_cnn.training import build_trainer, check, classifier, finish, fit, origin
 
+    before = origin(config, composed)  # what model.from names
     check(config)
     seed_everything(config.seed, verbose=False)
-    network = build_network(config.model.layers, input_shape(config.data.name), CLASSES)
+    network = before.network if before else build_network(config.model.layers, input_shape(config.data.name), CLASSES)
     rank_zero_only(print)(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
-    data = MNISTDataModule(config.data, config.seed)
+    data = MNISTDataModule(config.data, config.seed, before.preprocessing if before else None)
     data.prepare_data()
     data.setup()
 
-    module = classifier(config, network, data)
+    module = classifier(config, network, data, before)
     run_dir = make_run_dir(config, data.dataset_name)
     trainer = build_trainer(config, composed, run_dir)
     fit(trainer, module, data, config.resume)

@@ -77,9 +77,8 @@ def table(results: dict[str, dict[str, dict[str, Scores]]]) -> str:
             continue
         difference, low, high = compare(a, b)
         means = [f"{statistics.mean(x):.3f} ± {statistics.stdev(x):.3f} %" for x in (a, b)]
-        lines.append(
-            f"| `{recipe}` | {len(a)}, {len(b)} | {means[0]} | {means[1]} | {difference:+.3f} [{low:+.3f}, {high:+.3f}] |"
-        )
+        interval = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"| `{recipe}` | {len(a)}, {len(b)} | {means[0]} | {means[1]} | {interval} |")
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     bring = commands.add_parser(
         "import-keras",
         help="make a checkpoint of a Keras model (.keras, .h5, .hdf5)",
-        description="Make a checkpoint of a Keras model; neither Keras nor TensorFlow is needed, and nothing in it is run.",
+        description="Make a checkpoint of a Keras model. Neither Keras nor TensorFlow is needed; nothing in it is run.",
     )
     bring.add_argument("file", metavar="MODEL", type=Path, help="a .keras or HDF5 file, of Keras 1, 2 or 3")
     bring.add_argument(

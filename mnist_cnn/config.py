@@ -20,10 +20,11 @@ DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist_digits", "cifa
 
 @dataclass
 class ModelConfig:
-    """A network: its name and its list of layers, which `network.build_network` checks."""
+    """A network: its name and its list of layers, which `network.build_network` checks, or `from` where it comes."""
 
     name: str
     layers: list[Any]
+    from_: str | None
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "model.name", self.name, "it can't be empty")
@@ -135,6 +136,7 @@ def typed(composed: DictConfig) -> Config:
     plain = OmegaConf.create(composed)  # a copy: the caller's stays as the user wrote it
     OmegaConf.set_struct(plain, False)
     own = {item.name for item in fields(TrainerConfig)}
+    plain.model.from_ = plain.model.pop("from")  # a word that Python keeps for itself
     plain.trainer.extra = {key: plain.trainer.pop(key) for key in list(plain.trainer) if key not in own}
     _check_trainer_arguments(list(plain.trainer.extra))
     limit = plain.trainer.extra.get("limit_train_batches", 1)
@@ -182,7 +184,7 @@ def nearest_key(key: str, known: list[str]) -> str:
 
 def _schema_keys(schema: Any, path: str = "") -> Iterator[str]:
     for item in fields(schema):
-        yield f"{path}{item.name}"
+        yield f"{path}{item.name.rstrip('_')}"
         if hasattr(item.type, "__dataclass_fields__"):
             yield from _schema_keys(item.type, f"{path}{item.name}.")
 

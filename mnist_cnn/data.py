@@ -25,11 +25,13 @@ _EPOCHS_PER_SEED = 100_003
 class MNISTDataModule(pl.LightningDataModule):
     """One data set as batches of float images (N, C, H, W) and classes (N,).
 
-    After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` what is done to a batch of them.
+    After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` what is done to a batch of them:
+    as given, or else as configured.
     """
 
-    def __init__(self, config: DataConfig, seed: int) -> None:
+    def __init__(self, config: DataConfig, seed: int, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
+        self._given = preprocessing
         self.config, self.seed = config, seed
         self.dataset: ImageSet | None = None
         self._fetched = False
@@ -63,7 +65,8 @@ class MNISTDataModule(pl.LightningDataModule):
         self.val = Images(full.images[val], full.labels[val])
         self.test = self.dataset.test
         standard = self.config.normalize == "standard"
-        self.preprocessing = Preprocessing.standard(self.train.images) if standard else Preprocessing()
+        own = Preprocessing.standard(self.train.images) if standard else Preprocessing()
+        self.preprocessing = self._given or own
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Every image once an epoch, in an order that follows from seed and epoch; the last batch is smaller."""

@@ -20,7 +20,8 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.images import Images
 from mnist_cnn.splits import split_indices
 
-_BATCH = 1000
+_BATCH = 1000  # images, or fewer where these would make a layer give more values than this
+_VALUES = 2**27
 
 
 class ClassScore(NamedTuple):
@@ -171,19 +172,17 @@ class Evaluation:
 def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
     """Run a network over images, uint8 (N, C, H, W)."""
     probabilities, loss = [], 0.0
-    for start in range(0, len(images), _BATCH):
-        labels = images.labels[start : start + _BATCH]
-        logits = trained.network(trained.preprocessing(images.images[start : start + _BATCH]))
+    batch = max(1, min(_BATCH, _VALUES // trained.network.largest_output))
+    for start in range(0, len(images), batch):
+        labels = images.labels[start : start + batch]
+        logits = trained.network(trained.preprocessing(images.images[start : start + batch]))
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         probabilities.append(logits.softmax(1))
     return Evaluation(dataset, split, trained.classes, torch.cat(probabilities), images.labels, loss / len(images))
 
 
-def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path, mirror: str | None = None) -> Images:
-    """The images of `test`, `val` or `train` of a data set, fetched where need be and cut as they were for training.
-
-    DataError where they can't be had or don't suit the network.
-    """
+def check_suits(trained: TrainedNetwork, name: str) -> None:
+    """Raise DataError where the images of a data set are not of the network's kind."""
     shape, wanted = datasets.input_shape(name), trained.network.input_shape
     resized = trained.preprocessing.size is not None and shape[0] == wanted[0]
     if not (resized or shape == wanted) or len(trained.classes) < datasets.CLASSES:
@@ -191,6 +190,14 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
             f"{name} has {datasets.CLASSES} classes of images of {show(shape)}, "
             f"the network takes {show(wanted)} and knows {len(trained.classes)}."
         )
+
+
+def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path, mirror: str | None = None) -> Images:
+    """The images of `test`, `val` or `train` of a data set, fetched where need be and cut as they were for training.
+
+    DataError where they can't be had or don't suit the network.
+    """
+    check_suits(trained, name)
     cut = trained.cut
     if split != "test" and not cut:
         raise DataError(f"{split}: how the training images were cut is not known of a network trained elsewhere.")

@@ -1,9 +1,9 @@
 """What JSON and which arrays are in a Keras file? Runs as a process of its own: `python keras_arrays.py FILE`.
 
-The HDF5 library is written in C, and a damaged or hostile file can crash it, keep it busy or make it take all memory. So
-`keras_file` starts this script, which limits itself before it opens the file, and reads from its standard output: a line
-of JSON, then the arrays in float32, one after the other. It knows HDF5 and zip, not Keras; it follows no link, writes
-nothing, and stands on h5py and numpy alone.
+The HDF5 library is written in C, and a damaged or hostile file can crash it, keep it busy or make it take all memory.
+So `keras_file` starts this script, which limits itself before it opens the file, and reads from its standard output: a
+line of JSON, then the arrays in float32, one after the other. It knows HDF5 and zip, not Keras; it follows no link,
+writes nothing, and stands on h5py and numpy alone.
 """
 
 import contextlib
@@ -44,8 +44,7 @@ def main(path: str) -> int:
         line, arrays = json.dumps({"error": str(refused)}), []
     except MemoryError:
         line, arrays = json.dumps({"error": "it takes more memory than any small network does"}), []
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError) as error:
-        # All that h5py, zipfile and zlib have been seen to raise for damaged files (benchmarks/keras_fuzz.py).
+    except Exception as error:  # h5py, zipfile and zlib raise almost anything for a damaged file, and this is all we do
         line, arrays = json.dumps({"error": f"damaged: {' '.join(str(error).split())[:200]}"}), []
     out = sys.stdout.buffer
     out.write(line.encode() + b"\n")

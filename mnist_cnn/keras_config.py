@@ -1,4 +1,4 @@
-"""Which layers does a Keras model's configuration name? Keras 1, 2 and 3, Sequential and Functional, read as plain data.
+"""Which layers does a Keras model's configuration name? Of Keras 1, 2 and 3, Sequential and Functional, as plain data.
 
 `keras_convert` turns them into our own. Class names are compared with fixed lists and never looked up anywhere.
 """

@@ -44,8 +44,8 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
 # Arguments that do not: what only training looks at, and how things are called or computed.
 _NO_MATTER = (
     "initializer", "regularizer", "constraint", "_shape", "dtype", "dropout", "init", "input_dim", "input_length",
-    "name", "trainable", "seed", "sparse", "ragged", "unit_forget_bias", "implementation", "unroll", "consume_less", "fused",
-    "synchronized", "dropout_W", "dropout_U", "use_cudnn", "lora_alpha",
+    "name", "trainable", "seed", "sparse", "ragged", "unit_forget_bias", "implementation", "unroll", "consume_less",
+    "fused", "synchronized", "dropout_W", "dropout_U", "use_cudnn", "lora_alpha",
 )  # fmt: skip
 
 # Keras 1's words.
@@ -113,6 +113,7 @@ class _Conversion:
         self.entries: list[_Entry] = []
         self.places: dict[int, int] = {}
         self.left_out: list[str] = []
+        self.calls = 0
         self._seen: _Value | None = None
 
     def run(self, model: KerasLayer, values: list[_Value]) -> _Value:
@@ -145,6 +146,9 @@ class _Conversion:
         return done[output]
 
     def _call(self, layer: KerasLayer, values: list[_Value]) -> _Value:
+        self.calls += 1
+        if self.calls > 100 * MAX_LAYERS:
+            raise ConfigError(f"{layer}: the model uses its layers more often than any small network.")
         if not values:
             raise ConfigError(f"{layer}: it has no input.")
         if layer.kind in CONTAINERS:

@@ -43,6 +43,10 @@ SCALINGS = {
 }
 
 
+# No layer of a network for small pictures gives more values for one of them.
+MAX_OUTPUT = 2**20
+
+
 class Trial(NamedTuple):
     """How well a model does on some images under one scaling."""
 
@@ -139,7 +143,10 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
     converted = convert(model, file.version, chosen.layers)
     notes = [*converted.notes]
     layers = _with_logits(converted.layers, notes)
-    network = build_network(layers, converted.image_shape)
+    with torch.device("meta"):  # shapes only, so that no more memory is taken than the file has weights
+        network = build_network(layers, converted.image_shape)
+    if network.largest_output > MAX_OUTPUT:
+        raise ConfigError(f"a layer of it gives {network.largest_output:,} values, more than any small network's.")
     if len(network.output_shape) != 1 or network.output_shape[0] < 10:
         raise ConfigError(f"the model gives {show(network.output_shape)} values, not one for each of ten digits.")
     _fill(file, model, converted, network)
@@ -184,8 +191,8 @@ def _with_logits(layers: list[Any], notes: list[str]) -> list[Any]:
 
 
 def _fill(file: KerasFile, model: KerasLayer, converted: Converted, network: Network) -> None:
-    """Put the file's weights into the network; every one of them has to find its place."""
-    state = network.state_dict()
+    """Put the file's weights into the network; every one of the network's has to be there."""
+    empty, state = network.state_dict(), {}
     for layer, variable, value in _matched(file, model, converted, network):
         if value.shape != variable.shape:
             shapes = f"{show(value.shape) or 'a number'} in the file, {show(variable.shape)} by its configuration"
@@ -193,7 +200,8 @@ def _fill(file: KerasFile, model: KerasLayer, converted: Converted, network: Net
         if not np.isfinite(value).all():
             raise ConfigError(f"{layer}: its {variable.name} holds values that are no numbers.")
         tensor = torch.from_numpy(value.copy())
-        state[variable.key].copy_(variable.to_torch(tensor, state[variable.key]))
+        state[variable.key] = variable.to_torch(tensor, empty[variable.key])
+    network.load_state_dict(state, strict=True, assign=True)
 
 
 def _matched(

@@ -166,14 +166,15 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _normalize(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
-        before = self.running_var * (1 - self.momentum)
-        result = super().forward(x)
-        n = x.numel() // x.shape[1]
         with torch.no_grad():
-            self.running_var.copy_(before + (self.running_var - before) * ((n - 1) / n))
-        return result
+            var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var, self.momentum)
+        backends = torch.backends.cudnn.enabled
+        return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, backends)
 
 
 class InstanceNorm(nn.Module):

@@ -93,6 +93,11 @@ class Network(nn.Sequential):
         self.rows.append(SummaryRow("Shared", first.output_shape, 0, f"the weights of {first.name}"))
 
     @property
+    def largest_output(self) -> int:
+        """The most values that a layer gives for one image."""
+        return max(math.prod(node.output_shape) for node in self.nodes)
+
+    @property
     def parameter_count(self) -> int:
         """All parameters, as Keras counts them: the moving averages of BatchNormalization included."""
         return sum(row.parameters for row in self.rows)

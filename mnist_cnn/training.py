@@ -22,11 +22,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_cnn import checkpoint
 from mnist_cnn.callbacks import History, Progress
+from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.config import Config
 from mnist_cnn.data import MNISTDataModule
 from mnist_cnn.download import mirror_address
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.evaluate import evaluate
+from mnist_cnn.evaluate import check_suits, evaluate
 from mnist_cnn.module import Classifier
 from mnist_cnn.network import Network
 from mnist_cnn.report import Run, write_report
@@ -48,14 +49,40 @@ def check(config: Config) -> None:
         _check_resumed(config)
 
 
-def classifier(config: Config, network: Network, data: MNISTDataModule) -> Classifier:
-    """The module to train, with all that its checkpoints will say of it."""
+def origin(config: Config, composed: DictConfig) -> TrainedNetwork | None:
+    """The network that `model.from` names, to be trained further; its name and layers become the configuration's.
+
+    A resumed run takes it from its own checkpoint, for the other may be gone.
+    """
+    if config.model.from_ is None:
+        return None
+    file = checkpoint.find(Path(config.resume) / "checkpoints" / "last.ckpt" if config.resume else config.model.from_)
+    task = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for key in (override.lstrip("+~").partition("=")[0] for override in task):
+        if key == "model" or key.startswith("model.layers"):
+            raise ConfigError(f"{key}: model.from={config.model.from_} brings its own network; leave one of them out.")
+    if config.data.normalize != "unit":
+        raise ConfigError(f"data.normalize={config.data.normalize}: model.from brings its own scaling; leave this out.")
+    trained = checkpoint.load(file)
+    check_suits(trained, config.data.name)
+    trained.network.train().requires_grad_(True)
+    for model in (config.model, composed.model):
+        model.name, model.layers = trained.model, trained.network.layers
+    return trained
+
+
+def classifier(
+    config: Config, network: Network, data: MNISTDataModule, before: TrainedNetwork | None = None
+) -> Classifier:
+    """The module to train, with all that its checkpoints will say of it; `before` is what it was, if not new."""
     assert data.dataset is not None
+    # A network with outputs to spare keeps its own names for them all.
+    wide = before is not None and len(before.classes) > len(data.dataset.classes)
     about = checkpoint.describe(
         network,
         data.preprocessing,
         model=config.model.name,
-        classes=data.dataset.classes,
+        classes=before.classes if before and wide else data.dataset.classes,
         dataset=data.dataset.name,
         cut={"val_fraction": config.data.val_fraction, "split": config.data.split, "seed": config.seed},
         training={"seed": config.seed, "max_epochs": config.trainer.max_epochs, "settings": _settings(config)},

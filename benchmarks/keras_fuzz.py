@@ -1,0 +1,145 @@
+"""Does the importer withstand damaged and hostile files? Mutates real ones, imports each, and counts what comes of it.
+
+    python benchmarks/keras_fuzz.py FOLDER --files 10000 --seed 0
+
+Bytes are flipped, cut out, doubled and overwritten, in the whole file and within the parts of a `.keras` file's zip;
+its JSON gets other numbers, types and classes. Every import must end in a network or in one line of refusal, within a
+minute, and leave nothing behind. Whatever else happens is a fault, and its file is kept.
+"""
+
+import argparse
+import collections
+import io
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mnist_cnn.errors import UserError
+from mnist_cnn.keras_import import import_model
+
+SECONDS = 60
+_ODD = [
+    -1, 0, 1, 3, 10**3, 10**6, 2**31, 2**63, 10**400, 0.5, -1e308, True, None, "", "x" * 5000, "Lambda",
+    "../../etc/passwd", [], [[]], {}, [None] * 9, {"class_name": "Lambda", "config": {}}, [2, 3, 4], "relu", "channels_first",
+    "os.system",
+]  # fmt: skip
+
+
+def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Some damage to bytes."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 8, 64))):
+        at, length = rng.randrange(max(len(data), 1)), rng.choice((1, 2, 8, 64, 4096))
+        match rng.randrange(6):
+            case 0 | 1:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case 2:
+                data[at : at + length] = bytes([rng.choice((0, 255))]) * len(data[at : at + length])
+            case 3:
+                del data[at : at + length]
+            case 4:
+                data[at:at] = data[at : at + length]
+            case 5:
+                if rng.random() < 0.2:
+                    del data[at:]
+    return bytes(data)
+
+
+def mutate_json(value: Any, rng: random.Random) -> Any:
+    """Another value in one place of a JSON document, or one place less."""
+    places: list[tuple[Any, Any]] = []
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else []
+        places += [(item, key) for key in keys]
+        waiting += [item[key] for key in keys]
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        item, key = rng.choice(places)
+        if isinstance(item, dict) and rng.random() < 0.2:
+            item.pop(key, None)
+        elif isinstance(item, list) and rng.random() < 0.2 and item:
+            item.insert(rng.randrange(len(item)), rng.choice(item))
+        elif not isinstance(item, list) or key < len(item):
+            item[key] = rng.choice(_ODD)
+    return value
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """A damaged copy of a file."""
+    if not content.startswith(b"PK") or rng.random() < 0.2:
+        return mutate_bytes(content, rng)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+        chosen = rng.choice(old.namelist())
+        for name in old.namelist():
+            part = old.read(name)
+            if name == chosen and name.endswith(".json") and rng.random() < 0.8:
+                part = json.dumps(mutate_json(json.loads(part), rng)).encode()
+            elif name == chosen:
+                part = mutate_bytes(part, rng)
+            new.writestr(name, part)
+    return buffer.getvalue()
+
+
+def main() -> int:
+    """Mutate and import; the exit status is 1 if there was a fault."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--keep", type=Path, default=Path("keras_fuzz_faults").absolute(), help="where files with faults are kept"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sources = [path for path in sorted(options.folder.iterdir()) if path.suffix in (".keras", ".h5", ".hdf5")]
+    outcomes: collections.Counter[str] = collections.Counter()
+    slowest, faults, start = 0.0, 0, time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for number in range(options.files):
+            rng = random.Random(f"{options.seed} {number}")
+            source = rng.choice(sources)
+            path = Path(folder) / f"mutated{source.suffix}"
+            path.write_bytes(mutate(source.read_bytes(), rng))
+            began = time.monotonic()
+            try:
+                import_model(path, None, "1/255")
+                outcome = "imported"
+            except UserError as error:
+                outcome = "refused"
+                if "\n" in str(error) or len(str(error)) > 1000:
+                    outcome = "fault: more than a line"
+                elif "makes the HDF5 library fail" in str(error):
+                    outcome = "refused: the HDF5 library crashed or hung, in its own process"
+            except Exception as error:
+                outcome = f"fault: {type(error).__name__}: {str(error)[:100]}"
+            seconds = time.monotonic() - began
+            slowest = max(slowest, seconds)
+            if seconds > SECONDS:
+                outcome = "fault: too slow"
+            if {item.name for item in Path(folder).iterdir()} != {path.name}:
+                outcome = "fault: something is left behind"
+            outcomes[outcome] += 1
+            if outcome.startswith("fault"):
+                faults += 1
+                options.keep.mkdir(exist_ok=True, parents=True)
+                shutil.copy(path, options.keep / f"{number}-{source.name}")
+            path.unlink()
+    for outcome, count in outcomes.most_common():
+        print(f"{count:>7,}  {outcome}")
+    print(f"{options.files:,} files, {time.monotonic() - start:.0f} s, the slowest {slowest:.1f} s; {faults} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
