@@ -86,11 +86,12 @@ def rows(folder: Path, test: Images) -> Iterator[str]:
         if result.refused:
             yield f"| {result.file} | – | refused: {result.refused} | – | {seconds:.1f} |"
             continue
-        counts = [
-            ", ".join(f"{SCALINGS[name]}: {side[name]:,}" for name in side) for side in (result.keras, result.ours)
-        ]
+        keras, ours = (
+            ", ".join(f"{SCALINGS[name]}: {right:,}" for name, right in side.items())
+            for side in (result.keras, result.ours)
+        )
         verdict = "" if result.equal else " **differs**"
-        yield f"| {result.file} | {counts[0]} | {counts[1]}{verdict} | {result.difference:.1e} | {seconds:.1f} |"
+        yield f"| {result.file} | {keras} | {ours}{verdict} | {result.difference:.1e} | {seconds:.1f} |"
 
 
 def main() -> None:

@@ -26,10 +26,10 @@ from mnist_cnn.errors import UserError
 from mnist_cnn.keras_import import import_model
 
 SECONDS = 60
-_ODD = [
+_ODD: list[Any] = [
     -1, 0, 1, 3, 10**3, 10**6, 2**31, 2**63, 10**400, 0.5, -1e308, True, None, "", "x" * 5000, "Lambda",
-    "../../etc/passwd", [], [[]], {}, [None] * 9, {"class_name": "Lambda", "config": {}}, [2, 3, 4], "relu", "channels_first",
-    "os.system",
+    "../../etc/passwd", [], [[]], {}, [None] * 9, {"class_name": "Lambda", "config": {}}, [2, 3, 4], "relu",
+    "channels_first", "os.system",
 ]  # fmt: skip
 
 
@@ -96,10 +96,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--keep", type=Path, default=Path("keras_fuzz_faults").absolute(), help="where files with faults are kept"
-    )
+    parser.add_argument("--keep", type=Path, default=Path("keras_fuzz_faults"), help="where such files go")
     options = parser.parse_args()
+    options.folder, options.keep = options.folder.absolute(), options.keep.absolute()
     torch.set_num_threads(1)
     sources = [path for path in sorted(options.folder.iterdir()) if path.suffix in (".keras", ".h5", ".hdf5")]
     outcomes: collections.Counter[str] = collections.Counter()

@@ -13,6 +13,8 @@ os.environ["KERAS_TORCH_DEVICE"] = "cpu"
 import keras
 from keras import layers
 
+__all__ = ["NETWORKS", "RECIPES", "Recipe", "compiled", "keras"]
+
 
 class Recipe(NamedTuple):
     """A published training recipe; `monitor` is what its kept epoch is the best of."""

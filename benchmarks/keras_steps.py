@@ -24,6 +24,7 @@ from mnist_cnn.images import Preprocessing
 from mnist_cnn.keras_weights import Variable, variables
 from mnist_cnn.module import Classifier
 from mnist_cnn.network import Network, build_network
+from mnist_cnn.optimizers import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 Batch = tuple[Tensor, Tensor]
@@ -52,13 +53,13 @@ def compare(name: str, batches: Iterable[Batch], dtype: torch.dtype = torch.floa
 
 def _compare(name: str, batches: Iterable[Batch], dtype: torch.dtype) -> Iterator[Step]:
     theirs = keras_network(name)
-    module, ours = our_module(name, dtype)
-    layout = list(_layout(ours))
+    module, optimizer = our_module(name, dtype)
+    ours = module.network
+    layout = list(layout_of(ours))
     state = ours.state_dict(keep_vars=True)
     with torch.no_grad():
         for variable, weight in zip(layout, theirs.weights, strict=True):
             state[variable.key].copy_(variable.to_torch(weight.value, state[variable.key]))
-    optimizer = module.configure_optimizers()
     loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     their_optimizer = keras.optimizers.Adam()
     their_optimizer.build(theirs.trainable_variables)
@@ -68,7 +69,7 @@ def _compare(name: str, batches: Iterable[Batch], dtype: torch.dtype) -> Iterato
         images = images.to(dtype)
         optimizer.zero_grad()
         loss = module.training_step((images, labels), 0)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradients = [state[variable.key].grad for variable in layout]
         optimizer.step()
 
@@ -93,12 +94,14 @@ def _keras_precision(dtype: torch.dtype) -> Iterator[None]:
     table = keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE
     single = table["float64"]
     keras.config.set_floatx(precision)
+    keras.config.set_dtype_policy(precision)
     table["float64"] = precision  # but for this, it multiplies matrices in single precision
     try:
         yield
     finally:
         table["float64"] = single
         keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
 
 
 def keras_network(name: str) -> keras.Sequential:
@@ -107,32 +110,26 @@ def keras_network(name: str) -> keras.Sequential:
     return keras.Sequential([keras.Input((28, 28, 1)), *layers])
 
 
-def our_module(name: str, dtype: torch.dtype = torch.float32) -> tuple[Classifier, Network]:
-    """The same of `conf/model`, without dropout, as it is trained here by default."""
+def our_module(name: str, dtype: torch.dtype = torch.float32) -> tuple[Classifier, torch.optim.Optimizer]:
+    """The same of `conf/model`, without dropout, and the optimiser that it has here by default."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = typed(compose("config", [f"model={name}"]))
     layers = [layer for layer in config.model.layers if "Dropout" not in layer]
     network = build_network(layers, (1, 28, 28), 10).to(dtype)
-    return _Alone(network, config.optimizer, config.scheduler, {}), network
-
-
-class _Alone(Classifier):
-    """Without a Trainer, which only a scheduler would ask for the number of steps."""
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        from mnist_cnn.optimizers import build_optimizer
-
-        return build_optimizer(self.optimizer_config, self.network.parameters())
+    return Classifier(network, config.optimizer, config.scheduler, {}), build_optimizer(
+        config.optimizer, network.parameters()
+    )
 
 
 def batches_of(images: Tensor, labels: Tensor, size: int) -> list[Batch]:
     """All images once, in an order of their own, the last batch smaller."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     scaled = Preprocessing()(images)
-    return [(scaled[chosen], labels[chosen]) for chosen in order.split(size)]
+    return [(scaled[chosen], labels[chosen]) for chosen in torch.split(order, size)]
 
 
-def _layout(network: Network) -> Iterator[Variable]:
+def layout_of(network: Network) -> Iterator[Variable]:
+    """All weights, in Keras' order."""
     for index in range(len(network.nodes)):
         yield from variables(network, index)
 

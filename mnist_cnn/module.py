@@ -7,7 +7,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnist_cnn.checkpoint import KEY
@@ -96,22 +96,25 @@ class Measured(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        # Neither looks into its input: a look would wait for the GPU in every step.
-        self.loss = MeanMetric(nan_strategy="disable")
+        # None of them looks into its input: a look would wait for the GPU in every step. So there is no MeanMetric here,
+        # which forgets its weights when it is not to look (torchmetrics 1.9).
+        self.loss, self.images = (SumMetric(nan_strategy="disable") for _ in range(2))
         self.accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
         """Add a batch: logits (N, classes), labels (N,), and its mean loss."""
-        self.loss.update(loss, len(labels))
+        self.loss.update(loss * len(labels))
+        self.images.update(len(labels))
         self.accuracy.update(logits, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """`loss` and `accuracy`; nothing where no batch has been added."""
         if not self.loss.update_called:
             return {}
-        return {"loss": self.loss.compute(), "accuracy": self.accuracy.compute()}
+        return {"loss": self.loss.compute() / self.images.compute(), "accuracy": self.accuracy.compute()}
 
     def reset(self) -> None:
         """Begin anew."""
         self.loss.reset()
+        self.images.reset()
         self.accuracy.reset()

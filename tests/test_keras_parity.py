@@ -1,0 +1,185 @@
+"""Is training here what it is in Keras? Keras itself runs beside ours, on its torch backend."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from keras_recipes import NETWORKS, compiled, keras
+from keras_seeds import compare as compare_means
+from keras_steps import Step, batches_of, compare, layout_of, our_module
+from omegaconf import OmegaConf
+from scipy.stats import ks_2samp
+from torch import Tensor, nn
+
+from mnist_cnn import datasets, keras_ops
+from mnist_cnn.layers import LAYERS
+from mnist_cnn.module import Measured
+from mnist_cnn.network import build_network
+from mnist_cnn.splits import split_indices
+from tests.conftest import Outcome
+
+STEPS = 50
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[tuple[Tensor, Tensor]]:
+    digits = datasets.load("digits", "nowhere").train
+    return batches_of(digits.images, digits.labels, 16)[:STEPS]
+
+
+@pytest.fixture(autouse=True)
+def _keras_seed() -> None:
+    keras.utils.set_random_seed(0)
+
+
+# --- the same steps ---
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_step_is_that_of_keras_in_double_precision(name: str, batches: list[tuple[Tensor, Tensor]]) -> None:
+    steps = list(compare(name, batches, torch.float64))
+    assert len(steps) == STEPS
+    assert steps[-1].loss < 0.95 * steps[0].loss  # it does learn
+    assert _worst(steps, "relative") < 1e-12
+    for what in ("logits", "gradients", "weights"):
+        assert _worst(steps, what) < 1e-11, what
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_in_single_precision_only_rounding_parts_them(name: str, batches: list[tuple[Tensor, Tensor]]) -> None:
+    # Later on, a ReLU or a pooling that rounding has tipped over makes them differ by more; in double none does.
+    steps = list(compare(name, batches[:5]))
+    assert _worst(steps, "relative") < 1e-5
+    assert steps[0].logits < 1e-6
+    assert steps[0].gradients < 1e-4
+
+
+@pytest.mark.full
+@pytest.mark.mnist
+def test_a_whole_epoch_of_baseline_is_that_of_keras(real_mnist: Callable[..., Outcome]) -> None:
+    outcome = real_mnist("debug=smoke", "run_dir=found")  # brings the files, and says where they are
+    assert outcome.status == 0, outcome.err
+    root = OmegaConf.load("found/config.yaml").data.root
+    train = datasets.load("mnist", root).train
+    batches = batches_of(train.images[:54_000], train.labels[:54_000], 128)
+    assert (len(batches), len(batches[-1][1])) == (422, 112)
+    assert _worst(list(compare("baseline", batches, torch.float64)), "relative") < 1e-10
+    single = [step.relative for step in compare("baseline", batches)]
+    assert max(single[:10]) < 1e-5
+    assert np.mean(single) < 0.05
+
+
+def _worst(steps: list[Step], what: str) -> float:
+    return max(float(getattr(step, what)) for step in steps)
+
+
+# --- the same distributions ---
+
+RANDOM = sorted(set(keras_ops.INITIALIZERS) - {"zeros", "ones"})
+
+
+@pytest.mark.parametrize("shape", [(300, 500), (3, 3, 40, 200)], ids=["dense", "convolution"])
+@pytest.mark.parametrize("name", RANDOM)
+def test_initial_weights_are_drawn_as_keras_draws_them(name: str, shape: tuple[int, ...]) -> None:
+    theirs = keras.initializers.get(name)(shape)
+    if len(shape) == 2:
+        layer = LAYERS["Dense"]((shape[0],), units=shape[1], kernel_initializer=name)
+    else:
+        layer = LAYERS["Conv2D"]((shape[2], 9, 9), filters=shape[3], kernel_size=shape[0], kernel_initializer=name)
+    ours = next(next(iter(layer.modules.values())).parameters())
+    assert ours.numel() == math.prod(shape)
+    assert ks_2samp(ours.detach().flatten().numpy(), theirs.numpy().flatten()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fresh_networks_have_keras_distribution_in_every_layer(name: str) -> None:
+    ours: list[list[Tensor]] = []
+    theirs: list[list[Tensor]] = []
+    for _ in range(5):
+        network = our_module(name)[0].network
+        state = network.state_dict()
+        ours.append([variable.to_keras(state[variable.key]).flatten() for variable in layout_of(network)])
+        theirs.append([weight.value.detach().flatten() for weight in compiled(name).weights])
+    for a, b in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
+        x, y = torch.cat(a).numpy(), torch.cat(b).numpy()
+        assert x.shape == y.shape
+        assert (not x.any() and not y.any()) or ks_2samp(x, y).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.5])
+def test_dropout_drops_the_same_fraction_and_scales_the_rest_the_same(rate: float) -> None:
+    ones = torch.ones(1000, 1000)
+    ours = LAYERS["Dropout"]((1000,), rate=rate).modules["Dropout"].train()(ones)
+    theirs = keras.layers.Dropout(rate)(ones, training=True)
+    for x in (ours, theirs):
+        dropped = float((x == 0).double().mean())
+        assert abs(dropped - rate) < 5 * math.sqrt(rate * (1 - rate) / ones.numel())
+        assert torch.all((x == 0) | (x == 1 / (1 - rate)))
+
+
+@pytest.mark.parametrize(("n", "fraction"), [(60_000, 0.1), (60_000, 0.3), (60_000, 0.2), (1437, 0.1), (7, 0.3)])
+def test_the_validation_cut_is_that_of_keras(n: int, fraction: float) -> None:
+    from keras.src.trainers.data_adapters.array_slicing import train_validation_split
+
+    labels = np.arange(n)
+    (theirs,), (their_validation,) = train_validation_split((labels,), fraction)
+    ours, validation = split_indices(torch.from_numpy(labels), fraction, "last", seed=0)
+    assert np.array_equal(ours, theirs)
+    assert np.array_equal(validation, their_validation)
+
+
+def test_an_epochs_loss_and_accuracy_weigh_the_last_small_batch_as_keras_does() -> None:
+    x, y = torch.rand(100, 28, 28, 1), torch.randint(10, (100,))
+    network = compiled("mlp")
+    network.optimizer.learning_rate = 0.0  # so that the order of the batches makes no difference
+    history = network.fit(x, y, batch_size=32, epochs=1, verbose=0).history
+    measured = Measured(10)
+    for images, labels in zip(torch.split(x, 32), torch.split(y, 32), strict=True):
+        logits = network(images)
+        measured.update(logits.detach(), labels, nn.functional.cross_entropy(logits, labels).detach())
+    for what, value in measured.compute().items():
+        assert float(value) == pytest.approx(float(history[what][0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 5])
+def test_early_stopping_stops_after_the_same_epoch_and_keeps_the_same_one(patience: int) -> None:
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    for losses in torch.rand(20, 12, generator=torch.Generator().manual_seed(patience)):
+        theirs = keras.callbacks.EarlyStopping("val_loss", patience=patience)
+        theirs.set_model(compiled("mlp"))
+        theirs.model.stop_training = False
+        theirs.on_train_begin()
+        ours = EarlyStopping("val/loss", patience=patience, mode="min")
+        for epoch, loss in enumerate(losses):
+            theirs.on_epoch_end(epoch, {"val_loss": float(loss)})
+            stop, _ = ours._evaluate_stopping_criteria(loss)  # what its hooks ask
+            assert stop == theirs.model.stop_training
+            if stop:
+                break
+        assert theirs.best_epoch == int(losses[: epoch + 1].argmin())  # which is the one that best.ckpt keeps
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 5, 4), -1), ((3, 5, 4), 1), ((7,), -1), ((6, 4), -1)])
+def test_batch_normalization_trains_as_in_keras(shape: tuple[int, ...], axis: int) -> None:
+    ours = build_network([{"BatchNormalization": {"axis": axis}}, "Flatten"], shape)
+    theirs = keras.layers.BatchNormalization(axis=axis)
+    for batch in (8, 3, 1):
+        x = torch.rand(batch, *shape) * 5
+        last = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+        torch.testing.assert_close(ours.train()(x), theirs(last, training=True).flatten(1))
+    x.requires_grad_(True)
+    ours(x).square().sum().backward()
+    torch.testing.assert_close(ours.eval()(x), theirs(last, training=False).flatten(1))
+
+
+# --- the comparison of seeds ---
+
+
+def test_the_interval_of_a_difference_of_means_is_welchs() -> None:
+    difference, low, high = compare_means([1.0, 2.0, 3.0, 4.0], [2.0, 2.5, 3.0])
+    assert difference == pytest.approx(0.0)
+    # By hand: variances 5/3 and 1/4 over 4 and 3; standard error 0.7071, 4.08 degrees of freedom, t = 2.7554.
+    assert [low, high] == pytest.approx([-1.947, 1.947], abs=2e-3)
