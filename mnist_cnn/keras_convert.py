@@ -45,7 +45,7 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
 _NO_MATTER = (
     "initializer", "regularizer", "constraint", "_shape", "dtype", "dropout", "init", "input_dim", "input_length",
     "name", "trainable", "seed", "sparse", "ragged", "unit_forget_bias", "implementation", "unroll", "consume_less",
-    "fused", "synchronized", "dropout_W", "dropout_U", "use_cudnn", "lora_alpha",
+    "fused", "synchronized", "dropout_W", "dropout_U", "use_cudnn", "lora_alpha", "renorm_momentum",
 )  # fmt: skip
 
 # Keras 1's words.

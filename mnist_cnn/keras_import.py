@@ -45,6 +45,8 @@ SCALINGS = {
 
 # No layer of a network for small pictures gives more values for one of them.
 MAX_OUTPUT = 2**20
+# Digits, letters in both cases, and some to spare; more is not the output of a classifier.
+MAX_CLASSES = 100
 
 
 class Trial(NamedTuple):
@@ -147,8 +149,8 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
         network = build_network(layers, converted.image_shape)
     if network.largest_output > MAX_OUTPUT:
         raise ConfigError(f"a layer of it gives {network.largest_output:,} values, more than any small network's.")
-    if len(network.output_shape) != 1 or network.output_shape[0] < 10:
-        raise ConfigError(f"the model gives {show(network.output_shape)} values, not one for each of ten digits.")
+    if len(network.output_shape) != 1 or not 10 <= network.output_shape[0] <= MAX_CLASSES:
+        raise ConfigError(f"the model gives {show(network.output_shape)} values, not one for each of ten digits or so.")
     _fill(file, model, converted, network)
     channels, *size = converted.image_shape
     usual = size == [28, 28] or channels == 3
