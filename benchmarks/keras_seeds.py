@@ -2,9 +2,9 @@
 
     taskset -c 0 python benchmarks/keras_seeds.py tiny mlp --seeds 10 --output keras_seeds.json
 
-Keras runs on its torch backend. With --paired it starts from the same weights as ours and sees the images in the same
-order, so that far fewer seeds tell as much. In both, the kept epoch is the one that is best on validation images. A run
-that the output file already holds is not made again.
+Keras runs on its torch backend. With --paired both start from the same weights, see the same batches and compute in
+double precision, where rounding does not part them. In both, the kept epoch is the one that is best on validation
+images. A run that the output file already holds is not made again.
 """
 
 import argparse
@@ -15,8 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +37,8 @@ def ours(recipe: str, seed: int, data_root: str) -> Scores:
     return {"accuracy": metrics["test/accuracy"], "loss": metrics["test/loss"], "val": metrics["val/accuracy"]}
 
 
-def keras(recipe: str, seed: int, data_root: str, paired: bool = False) -> Scores:
-    """The same recipe by Keras' own `fit`, with the best epoch's weights restored.
-
-    `paired`: from the initial weights that ours has with this seed, and with its order of the images.
-    """
+def keras(recipe: str, seed: int, data_root: str) -> Scores:
+    """The same recipe by Keras' own `fit`, with the best epoch's weights restored."""
     from keras_recipes import RECIPES, compiled
     from keras_recipes import keras as k
 
@@ -50,98 +46,90 @@ def keras(recipe: str, seed: int, data_root: str, paired: bool = False) -> Score
 
     k.utils.set_random_seed(seed)
     mnist = datasets.load("mnist", data_root)
-    images = {part: _scaled(getattr(mnist, part).images) for part in ("train", "test")}
-    labels = mnist.train.labels.numpy()
+    train, test = (
+        (part.images.permute(0, 2, 3, 1).numpy() / 255.0).astype("float32") for part in (mnist.train, mnist.test)
+    )
     network, settings = compiled(recipe), RECIPES[recipe]
     mode = "min" if settings.monitor.endswith("loss") else "max"
     keep_best = k.callbacks.EarlyStopping(settings.monitor, mode=mode, patience=30, restore_best_weights=True)
-    how: dict[str, Any] = {"epochs": settings.epochs, "callbacks": [keep_best], "verbose": 0}
-    if paired:
-        kept = math.floor(len(labels) * (1 - settings.val_fraction))
-        validation = (images["train"][kept:], labels[kept:])
-        batches = _ours_of(recipe, seed, data_root, network, images["train"], labels, settings.batch_size)
-        network.fit(batches, validation_data=validation, shuffle=False, **how)
-    else:
-        how |= {"batch_size": settings.batch_size, "validation_split": settings.val_fraction}
-        network.fit(images["train"], labels, **how)
-    scores = network.evaluate(images["test"], mnist.test.labels.numpy(), batch_size=1000, verbose=0, return_dict=True)
-    best = keep_best.best_epoch
-    return {**scores, "val": network.history.history["val_accuracy"][best]}
+    network.fit(
+        train, mnist.train.labels.numpy(),
+        batch_size=settings.batch_size, epochs=settings.epochs, validation_split=settings.val_fraction,
+        callbacks=[keep_best], verbose=0,
+    )  # fmt: skip
+    scores = network.evaluate(test, mnist.test.labels.numpy(), batch_size=1000, verbose=0, return_dict=True)
+    kept = max if mode == "max" else min
+    history = network.history.history
+    best = history[settings.monitor].index(kept(history[settings.monitor]))
+    return {"accuracy": scores["accuracy"], "loss": scores["loss"], "val": history["val_accuracy"][best]}
 
 
-def _scaled(images: Any) -> Any:
-    """(N, H, W, C) in [0, 1], as the published projects prepare them."""
-    return (images.permute(0, 2, 3, 1).numpy() / 255.0).astype("float32")
-
-
-def _ours_of(recipe: str, seed: int, data_root: str, network: Any, images: Any, labels: Any, batch_size: int) -> Any:
-    """Give Keras' network the initial weights of our run, and return that run's batches, epoch by epoch."""
+def paired(recipe: str, seed: int, data_root: str) -> tuple[Scores, Scores]:
+    """Ours and Keras' from the same weights, on the same batches, in double precision, each at its best epoch."""
     import torch
-    from hydra import compose, initialize_config_dir
+    from keras_recipes import RECIPES
     from keras_recipes import keras as k
-    from keras_steps import layout_of
-    from lightning.pytorch import seed_everything
+    from keras_steps import Pair, keras_precision
 
-    from mnist_cnn.config import typed
-    from mnist_cnn.data import MNISTDataModule
-    from mnist_cnn.network import build_network
+    from mnist_cnn import datasets
+    from mnist_cnn.images import Preprocessing
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed = [f"experiment={recipe}", f"seed={seed}", "data.name=mnist", f"data.root={data_root}"]
-        config = typed(compose("config", composed))
-    seed_everything(seed, verbose=False)
-    ours = build_network(config.model.layers, (1, 28, 28), 10)
-    state = ours.state_dict()
-    with torch.no_grad():
-        for variable, weight in zip(layout_of(ours), network.weights, strict=True):
-            weight.assign(variable.to_keras(state[variable.key]))
-    data = MNISTDataModule(config.data, seed)
-    data.setup()
-    sampler: Any = data.train_dataloader().sampler
-
-    class Batches(k.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
-        epoch = 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.order = list(sampler)
-
-        def __len__(self) -> int:
-            return math.ceil(len(self.order) / batch_size)
-
-        def __getitem__(self, index: int) -> Any:
-            chosen = self.order[index * batch_size : (index + 1) * batch_size]
-            return images[chosen], labels[chosen]
-
-        def on_epoch_end(self) -> None:
-            self.epoch += 1
-            sampler.set_epoch(self.epoch)
-            self.order = list(sampler)
-
-    return Batches()
+    k.utils.set_random_seed(seed)
+    settings, mnist = RECIPES[recipe], datasets.load("mnist", data_root)
+    images, test = Preprocessing()(mnist.train.images), Preprocessing()(mnist.test.images)
+    labels = mnist.train.labels
+    kept = math.floor(len(labels) * (1 - settings.val_fraction))
+    best: list[Scores] = [{}, {}]
+    with keras_precision(torch.float64):
+        pair = Pair(recipe, torch.float64)
+        for epoch in range(settings.epochs):
+            order = torch.randperm(kept, generator=torch.Generator().manual_seed(seed * 1000 + epoch))
+            for chosen in torch.split(order, settings.batch_size):
+                pair.step(images[chosen], labels[chosen])
+            now = [_scores(logits, labels[kept:]) for logits in pair.logits(images[kept:])]
+            for side, scores in enumerate(now):
+                better = -scores["loss"] if settings.monitor == "val_loss" else scores["accuracy"]
+                if not best[side] or better > best[side]["monitor"]:
+                    tested = _scores(pair.logits(test)[side], mnist.test.labels)
+                    best[side] = {**tested, "val": scores["accuracy"], "monitor": better, "epoch": epoch + 1}
+    return best[0], best[1]
 
 
-def compare(ours: Sequence[float], keras: Sequence[float], paired: bool = False) -> tuple[float, float, float]:
+def _scores(logits: Any, labels: Any) -> Scores:
+    from torch.nn import functional as F
+
+    return {
+        "accuracy": float((logits.argmax(1) == labels).double().mean()),
+        "loss": float(F.cross_entropy(logits, labels)),
+    }
+
+
+def compare(ours: Sequence[float], keras: Sequence[float], pairs: bool = False) -> tuple[float, float, float]:
     """The difference of means, ours − Keras', and its 95 % interval by Student's t: Welch's, or that of pairs."""
-    test = stats.ttest_rel(ours, keras) if paired else stats.ttest_ind(ours, keras, equal_var=False)
+    difference = statistics.mean(ours) - statistics.mean(keras)
+    if pairs and len({a - b for a, b in zip(ours, keras, strict=True)}) == 1:
+        return difference, difference, difference  # no spread at all
+    test = stats.ttest_rel(ours, keras) if pairs else stats.ttest_ind(ours, keras, equal_var=False)
     interval = test.confidence_interval(0.95)
-    return statistics.mean(ours) - statistics.mean(keras), float(interval.low), float(interval.high)
+    return difference, float(interval.low), float(interval.high)
 
 
 def table(results: dict[str, dict[str, dict[str, Scores]]]) -> str:
     """A Markdown table: mean ± standard deviation over seeds."""
     lines = ["| recipe | seeds | ours | Keras | difference, 95 % interval |", "|---|---|---|---|---|"]
-    for recipe, theirs in [(recipe, side) for recipe in results for side in ("keras", "paired")]:
-        sides = [results[recipe].get(side, {}) for side in ("ours", theirs)]
-        both = sorted(set(sides[0]) & set(sides[1]), key=int)
-        if len(both) < 2:
-            continue
-        a, b = ([100 * side[seed]["accuracy"] for seed in both] for side in sides)
-        difference, low, high = compare(a, b, paired=theirs == "paired")
-        means = [f"{statistics.mean(x):.3f} ± {statistics.stdev(x):.3f} %" for x in (a, b)]
-        interval = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
-        how = f"{len(both)}, the same weights and order" if theirs == "paired" else f"{len(both)}"
-        lines.append(f"| `{recipe}` | {how} | {means[0]} | {means[1]} | {interval} |")
+    kinds = [
+        ("", "ours", "keras"),
+        (", the same weights and batches, in double precision", "paired ours", "paired keras"),
+    ]
+    for recipe, sides in results.items():
+        for how, *names in kinds:
+            a, b = ([100 * run["accuracy"] for run in sides.get(name, {}).values()] for name in names)
+            if len(a) < 2 or len(a) != len(b):
+                continue
+            difference, low, high = compare(a, b, pairs=bool(how))
+            means = [f"{statistics.mean(x):.3f} ± {statistics.stdev(x):.3f} %" for x in (a, b)]
+            interval = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+            lines.append(f"| `{recipe}` | {len(a)}{how} | {means[0]} | {means[1]} | {interval} |")
     return "\n".join(lines)
 
 
@@ -150,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", choices=("baseline", "tiny", "deep", "dropout", "mlp"))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--paired", action="store_true", help="Keras starts from our weights, in our order of images")
+    parser.add_argument("--paired", action="store_true", help="both from the same weights, in double precision")
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--output", type=Path, default=Path("keras_seeds.json"))
     options = parser.parse_args()
@@ -159,16 +147,20 @@ def main() -> None:
     data_root = os.path.abspath(options.data_root)
     datasets.fetch("mnist", data_root, os.environ.get("MNIST_MIRROR"))
     results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
-    theirs = "paired" if options.paired else "keras"
-    sides: dict[str, Callable[..., Scores]] = {"ours": ours, theirs: partial(keras, paired=options.paired)}
     for recipe in options.recipes:
-        for seed in range(options.seeds):
-            for side in sides:
-                done = results.setdefault(recipe, {}).setdefault(side, {})
-                if str(seed) not in done:
-                    done[str(seed)] = sides[side](recipe, seed, data_root)
-                    options.output.write_text(json.dumps(results, indent=1))
-                    print(f"{recipe} {side} seed {seed}: {done[str(seed)]}", file=sys.stderr)
+        done = results.setdefault(recipe, {})
+        names = ("paired ours", "paired keras") if options.paired else ("ours", "keras")
+        for seed in map(str, range(options.seeds)):
+            if all(seed in done.get(name, {}) for name in names):
+                continue
+            if options.paired:
+                scores = paired(recipe, int(seed), data_root)
+            else:
+                scores = ours(recipe, int(seed), data_root), keras(recipe, int(seed), data_root)
+            for name, score in zip(names, scores, strict=True):
+                done.setdefault(name, {})[seed] = score
+            options.output.write_text(json.dumps(results, indent=1))
+            print(f"{recipe}, seed {seed}: {scores}", file=sys.stderr)
     print(table(results))
 
 

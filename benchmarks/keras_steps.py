@@ -47,48 +47,72 @@ class Step(NamedTuple):
 
 def compare(name: str, batches: Iterable[Batch], dtype: torch.dtype = torch.float32) -> Iterator[Step]:
     """Train one of the five networks by both, from Keras' initial weights, with every dropout switched off."""
-    with _keras_precision(dtype):
-        yield from _compare(name, batches, dtype)
+    with keras_precision(dtype):
+        pair = Pair(name, dtype)
+        for images, labels in batches:
+            yield pair.step(images, labels)
 
 
-def _compare(name: str, batches: Iterable[Batch], dtype: torch.dtype) -> Iterator[Step]:
-    theirs = keras_network(name)
-    module, optimizer = our_module(name, dtype)
-    ours = module.network
-    layout = list(layout_of(ours))
-    state = ours.state_dict(keep_vars=True)
-    with torch.no_grad():
-        for variable, weight in zip(layout, theirs.weights, strict=True):
-            state[variable.key].copy_(variable.to_torch(weight.value, state[variable.key]))
-    loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    their_optimizer = keras.optimizers.Adam()
-    their_optimizer.build(theirs.trainable_variables)
-    seen: list[Tensor] = []
-    ours.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits.detach()))
-    for images, labels in batches:
-        images = images.to(dtype)
-        optimizer.zero_grad()
-        loss = module.training_step((images, labels), 0)
+class Pair:
+    """The same network here and in Keras, with the same weights, and the optimiser of each; in Keras' precision."""
+
+    def __init__(self, name: str, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.module, self.optimizer = our_module(name, dtype)
+        self.keras = keras_network(name)
+        self.layout = list(layout_of(self.module.network))
+        self.state = self.module.network.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for variable, weight in zip(self.layout, self.keras.weights, strict=True):
+                self.state[variable.key].copy_(variable.to_torch(weight.value, self.state[variable.key]))
+        self.loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.keras_optimizer = keras.optimizers.Adam()
+        self.keras_optimizer.build(self.keras.trainable_variables)
+        self._logits = torch.empty(0)
+        self.module.network.register_forward_hook(self._keep)
+
+    def step(self, images: Tensor, labels: Tensor) -> Step:
+        """One step of training of both on a batch (N, C, H, W) and (N,)."""
+        images = images.to(self.dtype)
+        self.optimizer.zero_grad()
+        loss = self.module.training_step((images, labels), 0)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        gradients = [state[variable.key].grad for variable in layout]
-        optimizer.step()
+        gradients = [self.state[variable.key].grad for variable in self.layout]
+        self.optimizer.step()
 
+        theirs = self.keras
         theirs.zero_grad()
-        logits = theirs(images.permute(0, 2, 3, 1), training=True)
-        keras_loss = loss_of(labels, logits)
+        keras_logits = theirs(images.permute(0, 2, 3, 1), training=True)
+        keras_loss = self.loss_of(labels, keras_logits)
         keras_loss.backward()
         keras_gradients = [weight.value.grad for weight in theirs.trainable_weights]
         with torch.no_grad():  # the rest of a step of Keras' torch trainer
-            their_optimizer.apply(keras_gradients, theirs.trainable_weights)
-            yield Step(
-                float(loss), float(keras_loss), _far(seen.pop(), logits),
-                max(_far(v.to_keras(a), b) for v, a, b in zip(layout, gradients, keras_gradients, strict=True)),
-                max(_far(v.to_keras(state[v.key]), w.value) for v, w in zip(layout, theirs.weights, strict=True)),
-            )  # fmt: skip
+            self.keras_optimizer.apply(keras_gradients, theirs.trainable_weights)
+            pairs = zip(self.layout, gradients, keras_gradients, theirs.weights, strict=True)
+            far = [
+                (_far(v.to_keras(a), b), _far(v.to_keras(self.state[v.key]), w.value))
+                for v, a, b, w in pairs
+                if a is not None
+            ]
+            logits = _far(self._logits, keras_logits)
+        return Step(
+            float(loss.detach()), float(keras_loss.detach()), logits, max(g for g, _ in far), max(w for _, w in far)
+        )
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What both make of images now: (N, classes) each."""
+        parts = torch.split(images.to(self.dtype), 1000)
+        ours = [self.module.network(part) for part in parts]
+        theirs = [self.keras(part.permute(0, 2, 3, 1), training=False) for part in parts]
+        return torch.cat(ours), torch.cat(theirs)
+
+    def _keep(self, _module: object, _inputs: object, logits: Tensor) -> None:
+        self._logits = logits.detach()
 
 
 @contextmanager
-def _keras_precision(dtype: torch.dtype) -> Iterator[None]:
+def keras_precision(dtype: torch.dtype) -> Iterator[None]:
     """Have Keras compute in this precision all through."""
     precision = str(dtype).removeprefix("torch.")
     table = keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE
