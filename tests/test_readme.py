@@ -41,7 +41,7 @@ def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout
     runs = [folder.name for folder in (tmp_path / "runs").iterdir()]
-    assert len(runs) == 4
+    assert len(runs) == 5
     assert (tmp_path / "my_run" / "report" / "index.html").exists()
 
 
