@@ -113,7 +113,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     first, _, rest = process.stdout.partition(b"\n")
     if process.returncode != 0 or not first:
         raise KerasFileError(f"{path}: damaged: it makes the HDF5 library fail.")
-    header = json.loads(first)
+    header = json.loads(first, object_hook=_plain)
     if "error" in header:
         raise KerasFileError(f"{path}: {header['error']}.")
     arrays, start = {}, 0
@@ -160,9 +160,15 @@ def _json(path: Path, text: Any, what: str) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=_plain)
     except (ValueError, TypeError, RecursionError) as error:
         raise KerasFileError(f"{path}: damaged: its {what} is no JSON.") from error
+
+
+def _plain(entry: dict[str, Any]) -> Any:
+    """The list that TensorFlow's Keras wraps in an object, to remember that it was a tuple or a shape."""
+    wrapped = entry.get("class_name") in ("__tuple__", "TensorShape") and isinstance(entry.get("items"), list)
+    return entry["items"] if wrapped else entry
 
 
 def _read_json(path: Path) -> Any:

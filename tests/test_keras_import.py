@@ -230,7 +230,8 @@ def bare(model: keras.Model) -> list[Json]:
     """A Sequential configuration as Keras 2.0 had it: a list, and the shape on the first layer."""
     config = model.get_config()
     layers = [{"class_name": item["class_name"], "config": item["config"]} for item in config["layers"][1:]]
-    layers[0]["config"]["batch_input_shape"] = config["layers"][0]["config"]["batch_shape"]
+    shape = config["layers"][0]["config"]["batch_shape"]  # some versions wrapped tuples so:
+    layers[0]["config"]["batch_input_shape"] = {"class_name": "__tuple__", "items": shape}
     for layer in layers:
         if "kernel_initializer" in layer["config"]:
             initializer = {"class_name": "VarianceScaling", "config": {"scale": 1.0, "seed": None, "dtype": "float32"}}
