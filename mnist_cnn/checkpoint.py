@@ -40,7 +40,9 @@ class TrainedNetwork:
     def origin(self) -> str:
         """`epoch 7`, or what it was imported from."""
         keras = self.training.get("keras")
-        return f"epoch {self.epoch}" if keras is None else f"imported from {keras['file']} (Keras {keras['version']})"
+        if not isinstance(keras, dict):
+            return f"epoch {self.epoch}"
+        return f"imported from {keras.get('file')} (Keras {keras.get('version')})"
 
 
 def describe(

@@ -54,7 +54,11 @@ def main(path: str) -> int:
 
 
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
-    """The header, with `config`, `metadata`, `attributes` and `arrays` as far as the file has them, and the arrays."""
+    """The header, and the arrays of real numbers.
+
+    The header has `config` and `metadata` as far as the file has them, the `attributes` of its groups that are texts,
+    the path and shape of its `arrays`, and the paths of all `others`.
+    """
     import h5py
 
     header: dict[str, Any] = {}
@@ -88,6 +92,7 @@ def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]
 
     attributes: dict[str, dict[str, Any]] = {}
     found: list[dict[str, Any]] = []
+    others: list[str] = []
     arrays: list[Any] = []
     total = 0
     for path, item in _walk(file):
@@ -97,7 +102,8 @@ def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]
                 attributes[path] = texts
             continue
         if item.dtype.kind != "f":
-            continue  # counters and seeds
+            others.append(path)  # counters, and the random states of augmentation layers
+            continue
         if item.external or item.is_virtual:
             raise Refused(f"its array {path} lies in another file, which is not followed")
         size = _count(item.shape)
@@ -108,7 +114,7 @@ def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]
         arrays.append(np.asarray(item[()], dtype="<f4"))
         if arrays[-1].shape != item.shape:
             raise Refused(f"its array {path} is damaged")
-    return {**header, "attributes": attributes, "arrays": found}, arrays
+    return {**header, "attributes": attributes, "arrays": found, "others": others}, arrays
 
 
 def _walk(root: Any) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,9 +68,14 @@ def read(path: Path, architecture: Path | None = None) -> KerasFile:
     version = metadata.get("keras_version") or written.get("keras_version") or config.get("keras_version")
     backend = written.get("backend") or config.get("backend") or ""
     return KerasFile(
-        path, config, _text(version) or "1", _text(backend), training if isinstance(training, dict) else {},
-        _by_layer(path, attributes, arrays), {key.replace("\\", "/"): array for key, array in arrays.items()},
-    )  # fmt: skip
+        path,
+        config,
+        version=_text(version) or "1",
+        backend=_text(backend),
+        training=training if isinstance(training, dict) else {},
+        by_layer=_by_layer(path, attributes, arrays, header["others"]),
+        by_path={key.replace("\\", "/"): array for key, array in arrays.items()},
+    )
 
 
 def _check_kind(path: Path) -> None:
@@ -126,7 +131,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _by_layer(
-    path: Path, attributes: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Array]
+    path: Path, attributes: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Array], others: Collection[str]
 ) -> list[tuple[str, list[Array]]] | None:
     """Weights as Keras 1 and 2 left them: the root lists the layers in order, and each layer its weights."""
     for root in ("model_weights", ""):
@@ -138,7 +143,8 @@ def _by_layer(
             place = f"{root}/{layer}" if root else layer
             names = _names(attributes.get(place, {}), "weight_names") or []
             try:
-                found.append((layer, [arrays[f"{place}/{name}"] for name in names]))
+                paths = [f"{place}/{name}" for name in names]
+                found.append((layer, [arrays[item] for item in paths if item not in others]))
             except KeyError as error:
                 raise KerasFileError(f"{path}: damaged: {error.args[0]} is listed, but not there.") from None
         return found
