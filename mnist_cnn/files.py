@@ -1,6 +1,5 @@
 """How is a result written so that nothing is lost and nothing is left half-written?"""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +20,6 @@ def new_file(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             part = Path(folder) / path.name
             yield part
-            os.link(part, path)  # unlike a rename, it never replaces what another process has written meanwhile
-    except FileExistsError as error:
-        raise OutputError(f"{path}: it exists already; name another file with -o, or remove it.") from error
+            part.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: it can't be written: {error.strerror or error}.") from error

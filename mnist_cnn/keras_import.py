@@ -3,7 +3,6 @@
 Neither Keras nor TensorFlow is needed, and nothing in the file is run.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -271,7 +270,7 @@ def _by_path(
         if not expected:
             continue
         for path in (f"{place}/{name}/" for name in names for place in _places(file, parent)):
-            found = sorted((key for key in file.by_path if key.startswith(path)), key=_natural)
+            found = sorted(key for key in file.by_path if key.startswith(path))
             if len(found) == len(expected):
                 for variable, key in zip(expected, found, strict=True):
                     yield layer, variable, file.by_path[key]
@@ -283,10 +282,6 @@ def _by_path(
 def _places(file: KerasFile, parent: str) -> list[str]:
     """The groups that hold layers: `layers` now, other names in Keras 2.12 to 2.14."""
     return sorted({f"{parent}{key[len(parent) :].split('/')[0]}" for key in file.by_path if key.startswith(parent)})
-
-
-def _natural(key: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
 
 
 def _compiled(training: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mnist_cnn import cli, datasets, keras_arrays
 from mnist_cnn.checkpoint import load, save
 from mnist_cnn.errors import KerasFileError, UserError
 from mnist_cnn.evaluate import evaluate
+from mnist_cnn.images import Preprocessing
 from mnist_cnn.keras_import import Imported, import_model
 from tests.conftest import Outcome, train_command
 
@@ -93,7 +94,7 @@ def functional() -> Any:
     shared = L.SeparableConv2D(4, 3, padding="same", activation="relu")
     once = L.BatchNormalization()(shared(stem))
     twice = shared(once)
-    inner = keras.Sequential([keras.Input((28, 28, 4)), L.Conv2D(4, 1), L.BatchNormalization(), L.Dropout(0.3)])
+    inner = keras.Sequential([keras.Input((28, 28, 4)), L.BatchNormalization(), L.Conv2D(4, 1), L.Dropout(0.3)])
     both = L.Concatenate()([inner(twice), L.Add()([stem, shared(twice)]), L.Maximum()([once, twice])])
     outputs = L.Dense(10, activation="softmax")(L.GlobalAveragePooling2D()(both))
     return randomized(keras.Model(inputs, outputs))
@@ -170,6 +171,31 @@ def test_models_without_a_softmax_give_logits_and_sigmoids_are_brought_to_the_su
         ours = imported.trained.network(x.permute(0, 3, 1, 2)).softmax(1)
         torch.testing.assert_close(ours, expected(model(x)), atol=1e-5, rtol=0)
         assert "taken for logits" in imported.notes[0] or "sum of 1" in imported.notes[0]
+
+
+def test_pictures_are_padded_to_a_size_a_little_larger_and_resampled_to_others_before_they_are_scaled() -> None:
+    x = torch.randint(1, 255, (2, 1, 28, 28), dtype=torch.uint8)
+    padded = Preprocessing((0.5,), (0.5,), 255, (32, 32))(x)
+    torch.testing.assert_close(padded[:, :, 2:-2, 2:-2], x / 127.5 - 1)
+    padded[:, :, 2:-2, 2:-2] = -1
+    assert bool((padded == -1).all())  # the background is what 0 becomes
+    small = Preprocessing(scale=1, size=(8, 8))(torch.full_like(x, 200))
+    torch.testing.assert_close(small, torch.full((2, 1, 8, 8), 200.0))
+    assert Preprocessing.from_plain(Preprocessing(size=(8, 9)).plain()) == Preprocessing(size=(8, 9))
+    assert Preprocessing.from_plain({"mean": [0.0], "std": [1.0]}) == Preprocessing()  # as written by version 0.1.0
+
+
+def test_a_model_for_larger_pictures_is_measured_and_trained_on_mnists() -> None:
+    model = sequential(L.Conv2D(2, 5), L.Flatten(), L.Dense(10, "softmax"), shape=(32, 32, 1))
+    model.save("it.keras")
+    imported = bring("it.keras").trained
+    save(Path("it.ckpt"), imported)
+    digits = datasets.load("digits", "nowhere").test
+    theirs = model(torch.nn.functional.pad(digits.images / 255, (2, 2, 2, 2)).permute(0, 2, 3, 1)).argmax(1)
+    assert evaluate(load("it.ckpt"), digits, "digits", "test").correct == int((theirs == digits.labels).sum())
+    outcome = train_command("model.from=it.ckpt", "data=digits", "trainer=cpu", "run_dir=run", "trainer.max_epochs=1")
+    assert outcome.status == 0, outcome.err
+    assert load("run").preprocessing.size == (32, 32)
 
 
 # --- what older ones wrote ---
