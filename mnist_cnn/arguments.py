@@ -1,6 +1,6 @@
 """What may a layer's argument be? A check returns the value in the type that the layer needs, or raises ConfigError."""
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,7 +39,8 @@ def fraction(name: str, value: Any) -> float:
 
 def real(name: str, value: Any) -> float:
     """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    largest = sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
         raise ConfigError(f"{name} must be a number, not {value!r}.")
     return float(value)
 

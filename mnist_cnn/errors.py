@@ -28,11 +28,23 @@ class CheckpointError(UserError, ValueError):
 
 
 class KerasFileError(UserError, ValueError):
-    """A Keras file that is damaged, is none, or holds what can't be brought over."""
+    """A Keras file that is damaged, is none, or holds what can't be brought over.
+
+    Its message may quote the file, so it is kept to one printable line of a reasonable length.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, 400))
 
 
 class OutputError(UserError, OSError):
     """A file that can't be written, or that exists already."""
+
+
+def one_line(text: str, most: int) -> str:
+    """A text from a file, made safe to print: no control characters, and no longer than `most`."""
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ MAX_JSON = 2**24  # bytes of a configuration
 MAX_ITEMS = 20_000  # groups and arrays
 MAX_DEPTH = 24  # of groups in groups
 MAX_MEMORY = 2**32  # bytes of address space
-MAX_SECONDS = 60  # of computing
+MAX_SECONDS = 20  # of computing; a small network takes a tenth of one
 
 # What training leaves in a file besides the weights of layers.
 _NOT_LAYERS = ("optimizer", "metrics", "compile_metrics", "loss_tracker", "seed_generator", "_metrics", "_loss_tracker")

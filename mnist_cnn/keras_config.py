@@ -102,7 +102,7 @@ def input_shape(model: KerasLayer) -> Shape:
 def is_channels_first(model: KerasLayer) -> bool:
     """Whether images are (C, H, W) in it; ConfigError where some of its layers say so and others not."""
     windowed = [layer.config for layer in model.leaves() if re.search("Conv|Pool|Padding", layer.kind)]
-    orders = {config.get("data_format", config.get("dim_ordering")) for config in windowed}
+    orders = {str(config.get("data_format", config.get("dim_ordering"))) for config in windowed}
     first = bool(orders & {"channels_first", "th"})
     if first and orders & {"channels_last", "tf"}:
         raise ConfigError("some of its layers have data_format channels_first and others channels_last.")

@@ -23,7 +23,7 @@ from mnist_cnn.errors import KerasFileError, UserError
 
 Array = NDArray[np.float32]
 
-_SECONDS = 120  # for the other process, start and all
+_SECONDS = 60  # for the other process, start and all
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from mnist_cnn import keras_file
 from mnist_cnn.arguments import show
 from mnist_cnn.checkpoint import TrainedNetwork
-from mnist_cnn.errors import ConfigError, KerasFileError
+from mnist_cnn.errors import ConfigError, KerasFileError, one_line
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.images import Images, Preprocessing
 from mnist_cnn.keras_config import CONTAINERS, KerasLayer, parse, snake_case
@@ -164,7 +164,7 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
         training={
             "keras": {
                 "file": file.path.name,
-                "version": file.version,
+                "version": one_line(file.version, 40),
                 "input_shape": list(converted.keras_shape),
                 **_compiled(file.training),
             }
@@ -297,4 +297,4 @@ def _compiled(training: dict[str, Any]) -> dict[str, Any]:
     if isinstance(loss, dict):
         loss = loss.get("class_name") or loss.get("config")
     named = {"optimizer": optimizer, "loss": loss}
-    return {**{key: value[:100] for key, value in named.items() if isinstance(value, str)}, **found}
+    return {**{key: one_line(value, 100) for key, value in named.items() if isinstance(value, str)}, **found}
