@@ -146,6 +146,8 @@ def load(path: str | Path) -> TrainedNetwork:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if file.suffix in (".keras", ".h5", ".hdf5"):
+        raise CheckpointError(f"{file}: a Keras file; mnist-cnn import-keras makes a checkpoint of it.")
     if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose end is the first thing to go
         raise CheckpointError(f"{file}: not a checkpoint, or a truncated one.")
     try:

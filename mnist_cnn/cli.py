@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mnist_cnn import __version__
 from mnist_cnn.config import DATASETS
-from mnist_cnn.errors import UserError
+from mnist_cnn.errors import ConfigError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,9 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         help="make a checkpoint of a Keras model (.keras, .h5, .hdf5)",
         description="Make a checkpoint of a Keras model. Neither Keras nor TensorFlow is needed; nothing in it is run.",
     )
-    bring.add_argument("file", metavar="MODEL", type=Path, help="a .keras or HDF5 file, of Keras 1, 2 or 3")
+    bring.add_argument("file", metavar="MODEL", type=_path, help="a .keras or HDF5 file, of Keras 1, 2 or 3")
     bring.add_argument(
-        "-o", "--output", metavar="OUT.ckpt", type=Path, help="the checkpoint to write (MODEL.ckpt, here)"
+        "-o", "--output", metavar="OUT.ckpt", type=_path, help="the checkpoint to write (MODEL.ckpt, here)"
     )
     bring.add_argument(
         "--input-scale",
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "((x/255-0.1307)/0.3081), to [-1, 1], or by keras.utils.normalize(axis=1); guessed, and said, if not given",
     )
     bring.add_argument(
-        "--architecture", metavar="MODEL.json", type=Path, help="its configuration, where MODEL has weights only"
+        "--architecture", metavar="MODEL.json", type=_path, help="its configuration, where MODEL has weights only"
     )
     bring.add_argument("--data-root", default="data", metavar="FOLDER", help="where the guess looks for images (data)")
     bring.add_argument("--json", action="store_true", help="print one JSON object")
@@ -85,10 +85,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best checkpoint)")
     export.add_argument("--format", choices=("keras",), required=True, help="keras: a .keras file for Keras 3")
-    export.add_argument("-o", "--output", metavar="FILE", type=Path, help="the file to write (MODEL.keras, here)")
+    export.add_argument("-o", "--output", metavar="FILE", type=_path, help="the file to write (MODEL.keras, here)")
     export.add_argument("--json", action="store_true", help="print one JSON object")
     export.set_defaults(run=_export)
     return parser
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -114,6 +120,8 @@ def _import_keras(options: argparse.Namespace) -> int:
     from mnist_cnn.keras_import import import_model
 
     output = options.output or Path(f"{options.file.stem}.ckpt")
+    if output.suffix in (".keras", ".h5", ".hdf5"):
+        raise ConfigError(f"-o {output}: a checkpoint is written, which Keras can't read; name it {output.stem}.ckpt")
     images, guessed_on = None, None
     if options.input_scale is None:
         known = datasets.load("auto", options.data_root)
@@ -129,14 +137,18 @@ def _import_keras(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from mnist_cnn import checkpoint
-    from mnist_cnn.keras_export import export_keras
+    from mnist_cnn.keras_export import export_keras, input_shape
 
     file = checkpoint.find(options.checkpoint)
     trained = checkpoint.load(file)
     output = options.output or Path(f"{trained.model}.keras")
+    if output.suffix != ".keras":
+        raise ConfigError(f"-o {output}: Keras reads such a file only if its name ends in .keras")
     export_keras(trained, output)
+    shape, scaling = [None, *input_shape(trained)], trained.preprocessing.text()
     if options.json:
-        print(json.dumps({"checkpoint": str(file), "file": str(output), "parameters": trained.network.parameter_count}))
+        print(json.dumps({"checkpoint": str(file), "file": str(output), "input_shape": shape, "input_scale": scaling}))
     else:
-        print(f"{trained.model}, {trained.origin}: {trained.network.parameter_count:,} parameters\nwritten to {output}")
+        print(f"{trained.model}, {trained.origin}\nit takes pictures of shape {tuple(shape)}, scaled by {scaling}")
+        print(f"written to {output}")
     return 0

@@ -14,6 +14,8 @@ def new_file(path: Path) -> Iterator[Path]:
 
     OutputError where `path` exists, before anything is done, or can't be written.
     """
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no folder {path.parent}.")
     if path.exists():
         raise OutputError(f"{path}: it exists already; name another file with -o, or remove it.")
     try:

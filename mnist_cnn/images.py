@@ -64,6 +64,14 @@ class Preprocessing:
         """As primitives, for a checkpoint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
+    def text(self) -> str:
+        """`x / 255`, or `(x / 255 − 0.1307) / 0.3081`, with a number for each channel."""
+        scaled = "x" if self.scale == 1 else f"x / {self.scale:g}"
+        if not any(self.mean) and all(std == 1 for std in self.std):
+            return scaled
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"({scaled} - {mean}) / {std}"
+
     def __call__(self, images: Tensor) -> Tensor:
         """Turn uint8 (N, C, H, W) with values 0 … 255 into float32 of the same device, and shape but for `size`."""
         scaled = images.to(torch.float32)

@@ -72,6 +72,9 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
                 raise Refused("a zip file, but not one of Keras: it has no config.json and model.weights.h5")
             source: Any = io.BytesIO(_member(archive, "model.weights.h5", 8 * MAX_VALUES))
     else:
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":
+                raise Refused("damaged: a zip file that is cut off")
         source = path
     with h5py.File(source, "r") as file:
         return _hdf5(file, header)

@@ -136,6 +136,9 @@ def _layer(entry: Any) -> KerasLayer:
         config.setdefault("build_input_shape", build.get("input_shape"))
     name = entry.get("name", config.get("name"))
     kind = str(entry["class_name"])
+    if "module" in entry and not str(entry["module"]).startswith(("keras", "tf_keras", "tensorflow")):
+        # Where `.keras` files name a class of Keras, they name its module too. HDF5 files don't.
+        raise ConfigError(f"layer {kind} '{name}': a custom class, which can't be brought over.")
     kind = _OTHER_NAMES.get(kind, kind)
     return KerasLayer(kind, name if isinstance(name, str) else "", config)
 

@@ -5,7 +5,7 @@ Models in channels_first order become channels-last ones of the same function. W
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mnist_cnn.arguments import Shape, keras_shape
@@ -21,6 +21,7 @@ from mnist_cnn.keras_config import (
     snake_case,
 )
 from mnist_cnn.keras_ops import ACTIVATIONS
+from mnist_cnn.keras_weights import WEIGHTS
 from mnist_cnn.layers import LAYERS, MERGES
 
 # What these do, they do in training only.
@@ -77,14 +78,16 @@ class _Entry(NamedTuple):
 class Converted:
     """A model as our list of `layers` for images of `image_shape` (C, H, W), which it takes as `keras_shape`.
 
-    `places` says which entry of the list a leaf of the model became, by its id; `notes` are sentences for the user.
+    `places` says which entry of the list a leaf of the model with weights became, by its id, and `origins` which layer
+    of the model each entry comes from; `notes` are sentences for the user.
     """
 
     layers: list[Any]
     image_shape: Shape
     keras_shape: Shape
     places: dict[int, int]
-    notes: list[str] = field(default_factory=list)
+    origins: list[str]
+    notes: list[str]
 
 
 def convert(model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str, Any]]] = ()) -> Converted:
@@ -94,11 +97,12 @@ def convert(model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str
     """
     conversion = _Conversion(model, version, first)
     last = conversion.run(model, [_Value(_INPUT, 4)])
-    notes = []
+    notes = conversion.end_in_logits(last)
     if conversion.left_out:
         notes.append(f"left out, for they act in training only: {', '.join(dict.fromkeys(conversion.left_out))}")
-    layers = conversion.written(last.source)
-    return Converted(layers, conversion.image, conversion.shape, conversion.places, notes)
+    return Converted(
+        conversion.written(), conversion.image, conversion.shape, conversion.places, conversion.origins, notes
+    )
 
 
 class _Conversion:
@@ -114,6 +118,7 @@ class _Conversion:
         self.places: dict[int, int] = {}
         self.left_out: list[str] = []
         self.calls = 0
+        self.origins: list[str] = []
         self._seen: _Value | None = None
 
     def run(self, model: KerasLayer, values: list[_Value]) -> _Value:
@@ -158,9 +163,11 @@ class _Conversion:
         if layer.kind in _IDENTITIES or layer.kind == "InputLayer":
             return values[0]
         try:
-            return self._convert(layer, values)
+            value = self._convert(layer, values)
         except ConfigError as error:
             raise ConfigError(f"{layer}: {error}") from None
+        self.origins += [str(layer)] * (len(self.entries) - len(self.origins))
+        return value
 
     def _convert(self, layer: KerasLayer, values: list[_Value]) -> _Value:
         if layer.kind not in LAYERS and layer.kind not in MERGES:
@@ -169,9 +176,13 @@ class _Conversion:
         any_shape = layer.kind in ("Flatten", "Reshape") and not self.first and not self.channels_first
         if not any_shape:
             values = [self._as_keras_sees_it() if value.source == _INPUT else value for value in values]
+        if layer.kind in MERGES and len(values) < 2:
+            raise ConfigError("an operation with a constant, which is not supported.")
         arguments = self._arguments(layer, values[0].rank)
         activation = arguments.get("activation")
         if isinstance(activation, KerasLayer):  # a layer in the place of an activation's name
+            if layer.kind == "Activation":
+                return self._convert(activation, values)
             del arguments["activation"]
         place = self.places.get(id(layer))
         if place is not None:
@@ -191,7 +202,7 @@ class _Conversion:
         value = self._add(kind, arguments, values)
         if kind == "Reshape" and self.channels_first and value.rank == 4:
             return self._add("Permute", {"dims": [2, 3, 1]}, [value])
-        if kind not in ("Flatten", "Reshape"):  # these would not be alone, and have no weights to share
+        if kind in WEIGHTS:  # only these are any different from a second one
             self.places[id(layer)] = value.source
         return value
 
@@ -217,10 +228,41 @@ class _Conversion:
         self.entries.append(_Entry(kind, arguments, tuple(value.source for value in values)))
         return _Value(len(self.entries) - 1, _rank_after(said.kind, said.arguments, values[0].rank))
 
-    def written(self, last: int) -> list[Any]:
-        """The list, with names where an output goes to another layer than the next."""
-        if last != len(self.entries) - 1 or last == _INPUT:
+    def end_in_logits(self, last: _Value) -> list[str]:
+        """Make the last layer give what a softmax turns into the model's probabilities; returns what to know of it.
+
+        The builder itself leaves out a softmax that is the very last thing.
+        """
+        if last.source != len(self.entries) - 1 or last.source == _INPUT:
             raise ConfigError("its output is not that of its last layer.")
+        entry = self.entries[last.source]
+        activation = entry.arguments.get("activation")
+        if entry.kind == "Softmax" or activation == "softmax":
+            return []
+        if activation == "sigmoid":
+            self.entries[last.source] = entry._replace(arguments={**entry.arguments, "activation": "log_sigmoid"})
+        elif self._gives_probabilities(last.source):
+            self._add("Activation", {"activation": "log"}, [last])
+        else:
+            return ["it ends without a softmax; its outputs are taken for logits"]
+        return [] if activation != "sigmoid" else ["it ends in sigmoids, which are brought to the sum of 1"]
+
+    def _gives_probabilities(self, position: int) -> bool:
+        """Whether an output comes from softmaxes or sigmoids, by layers that leave probabilities what they are."""
+        kind, arguments, sources = self.entries[position]
+        if kind == "Shared":
+            kind, arguments, _ = self.entries[arguments["layer"]]
+        if kind == "Softmax" or arguments.get("activation") in ("softmax", "sigmoid"):
+            return True
+        passing = ("Dropout", "SpatialDropout2D", "Flatten", "Reshape", "Permute", "Activation", "Average", "Add")
+        return (
+            kind in (*passing, "GlobalAveragePooling2D")
+            and arguments.get("activation") is None
+            and all(source != _INPUT and self._gives_probabilities(source) for source in sources)
+        )
+
+    def written(self) -> list[Any]:
+        """The list, with names where an output goes to another layer than the next."""
         branches = [entry.sources for i, entry in enumerate(self.entries) if entry.sources != (i - 1,)]
         asked = {source for sources in branches for source in sources}
         asked |= {entry.arguments["layer"] for entry in self.entries if entry.kind == "Shared"}
@@ -276,14 +318,14 @@ class _Conversion:
             kind = value.get("class_name")
             if kind in ("ReLU", "LeakyReLU", "ELU", "Softmax") and isinstance(value.get("config"), Mapping):
                 return KerasLayer(kind, kind, dict(value["config"]))
-            value = value.get("config") if isinstance(value.get("config"), str) else kind
+            value = value.get("config") if isinstance(value.get("config"), str) else kind or "a Python function"
         if value in (None, "linear"):
             return None
         if value == "hard_sigmoid" and self.before_keras_3:
             return "hard_sigmoid_keras2"
         value = {"softmax_v2": "softmax"}.get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in ACTIVATIONS:
-            raise ConfigError(f"its activation {value!r} is not known; a function of one's own can't be brought over.")
+            raise ConfigError(f"its activation {value!r} is not supported, or a function of somebody's own.")
         return value
 
 

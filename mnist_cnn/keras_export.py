@@ -23,6 +23,7 @@ from mnist_cnn.layers import LAYERS, MERGES
 from mnist_cnn.network import Network, Node
 
 _INPUT = "input"
+_NOT_IN_KERAS_3 = {"hard_sigmoid_keras2": "Keras 1 and 2's hard_sigmoid"}
 
 
 def export_keras(trained: TrainedNetwork, path: Path) -> None:
@@ -68,6 +69,8 @@ def _config(trained: TrainedNetwork) -> tuple[dict[str, Any], dict[int, str]]:
     written = [_layer("InputLayer", _INPUT, batch_shape=[None, *shapes[0]], dtype="float32"), *layers.values()]
     if last.kind == "Dense" and last.arguments.get("activation") is None:
         layers[len(network.nodes) - 1]["config"]["activation"] = "softmax"
+    elif last.arguments.get("activation") == "log":  # of probabilities, which need no softmax then
+        layers[len(network.nodes) - 1]["config"]["activation"] = "linear"
     elif last.kind != "Softmax" and last.arguments.get("activation") != "softmax":
         written.append(_layer("Softmax", "probabilities"))
         _call(written[-1], _tensor(shapes[-1], output))
@@ -144,9 +147,9 @@ def _arguments(index: int, node: Node) -> dict[str, Any]:
     # Written out in full, for what may be left out here may be required there.
     arguments = {parameter.name: node.arguments.get(parameter.name, parameter.default) for parameter in parameters}
     arguments |= {key: "linear" for key, value in arguments.items() if key == "activation" and value is None}
-    unknown = [value for value in arguments.values() if value == "hard_sigmoid_keras2"]
+    unknown = [value for key, value in arguments.items() if key.endswith("activation") and value in _NOT_IN_KERAS_3]
     if node.kind == "InstanceNormalization" or unknown:
-        what = "Keras 1 and 2's hard_sigmoid" if unknown else "keras-contrib's InstanceNormalization"
+        what = _NOT_IN_KERAS_3[unknown[0]] if unknown else "keras-contrib's InstanceNormalization"
         raise UserError(f"layer {index} ({node.kind}): Keras 3 has no {what}; the network can't be exported to it.")
     return arguments
 

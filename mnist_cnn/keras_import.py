@@ -3,6 +3,7 @@
 Neither Keras nor TensorFlow is needed, and nothing in the file is run.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -143,9 +144,7 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
     chosen = SCALINGS[scaling]
     converted = convert(model, file.version, chosen.layers)
     notes = [*converted.notes]
-    layers = _with_logits(converted.layers, notes)
-    with torch.device("meta"):  # shapes only, so that no more memory is taken than the file has weights
-        network = build_network(layers, converted.image_shape)
+    network = _built(converted)
     if network.largest_output > MAX_OUTPUT:
         raise ConfigError(f"a layer of it gives {network.largest_output:,} values, more than any small network's.")
     if len(network.output_shape) != 1 or not 10 <= network.output_shape[0] <= MAX_CLASSES:
@@ -153,6 +152,8 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
     _fill(file, model, converted, network)
     channels, *size = converted.image_shape
     usual = size == [28, 28] or channels == 3
+    if not usual:
+        notes.append(f"it takes pictures of {show(tuple(size))}; MNIST's are brought to that size")
     preprocessing = replace(chosen.preprocessing, size=None if usual else (size[0], size[1]))
     trained = TrainedNetwork(
         network.eval().requires_grad_(False),
@@ -175,17 +176,13 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
     return Imported(trained, scaling, notes)
 
 
-def _with_logits(layers: list[Any], notes: list[str]) -> list[Any]:
-    """Make the last layer give what a softmax turns into the model's probabilities."""
-    ((kind, arguments),) = layers[-1].items() if isinstance(layers[-1], dict) else ((layers[-1], {}),)
-    activation = arguments.get("activation")
-    if kind == "Softmax" or activation == "softmax":
-        return layers
-    if activation == "sigmoid":
-        notes.append("it ends in sigmoids, which are brought to the sum of 1")
-        return [*layers[:-1], {kind: {**arguments, "activation": "log_sigmoid"}}]
-    notes.append("it ends without a softmax; its outputs are taken for logits")
-    return layers
+def _built(converted: Converted) -> Network:
+    try:
+        with torch.device("meta"):  # shapes only, so that no more memory is taken than the file has weights
+            return build_network(converted.layers, converted.image_shape)
+    except ConfigError as error:  # it names the layer by its place in our list
+        named = re.sub(r"^layer (\d+) \(\w+\)", lambda found: converted.origins[int(found[1])], str(error))
+        raise ConfigError(named) from None
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -276,7 +273,7 @@ def _by_path(
                     yield layer, variable, file.by_path[key]
                 break
         else:
-            raise ConfigError(f"{layer}: its {len(expected)} weights are not in the file.")
+            raise ConfigError(f"{layer}: its {len(expected)} weights are not in the file, or not as real numbers.")
 
 
 def _places(file: KerasFile, parent: str) -> list[str]:

@@ -309,7 +309,15 @@ class Exponential(nn.Module):
         return x.exp()
 
 
-# keras.activations, by their names; `linear` is no module at all
+class Log(nn.Module):
+    """The natural logarithm: of probabilities, logits that a softmax turns back into them, brought to the sum of 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Take the logarithm of every value, 0 being the smallest positive number."""
+        return x.clamp(min=torch.finfo(x.dtype).tiny).log()
+
+
+# keras.activations, by their names, and `log`; `linear` is no module at all
 ACTIVATIONS: dict[str | None, Callable[..., nn.Module] | None] = {
     None: None,
     "linear": None,
@@ -333,6 +341,7 @@ ACTIVATIONS: dict[str | None, Callable[..., nn.Module] | None] = {
     "exponential": Exponential,
     "softmax": nn.Softmax,
     "log_softmax": nn.LogSoftmax,
+    "log": Log,
 }
 
 

@@ -38,7 +38,7 @@ class Variable:
 
 
 # For each layer with weights: Keras' name of each, in Keras' order, its submodule and name there, and its layout.
-_WEIGHTS = {
+WEIGHTS = {
     "Conv2D": [("kernel", "Conv2D.weight", "transposed"), ("bias", "Conv2D.bias", "")],
     "DepthwiseConv2D": [
         ("depthwise_kernel", "DepthwiseConv2D.weight", "depthwise"),
@@ -72,7 +72,7 @@ def variables(network: Network, index: int) -> Iterator[Variable]:
     """The weights of node `index`, in Keras' order; none for a `Shared` one, whose weights are another's."""
     node = network.nodes[index]
     values = network.state_dict(keep_vars=True)
-    for name, place, layout in _WEIGHTS.get(node.kind, ()):
+    for name, place, layout in WEIGHTS.get(node.kind, ()):
         key = f"{index}_{place}"
         if key in values:
             yield Variable(name, key, _keras_shape(node, values[key], layout), layout, layout != "moving")

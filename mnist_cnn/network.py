@@ -176,8 +176,10 @@ def _place(
 ) -> tuple[str | None, tuple[int, ...]]:
     """Take `name` and `inputs` out of the arguments: where in the network the layer stands."""
     name, inputs = arguments.pop("name", None), arguments.pop("inputs", None)
-    if name is not None and (not isinstance(name, str) or not name or name in values):
-        raise ConfigError(f"name {name!r} is taken, or no name.")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise ConfigError(f"name must be a word, not {name!r}.")
+    if name in values:
+        raise ConfigError(f"name {name!r} is taken.")
     if inputs is None:
         if merges:
             raise ConfigError("inputs is missing: the names of the layers that it merges.")
@@ -195,8 +197,10 @@ def _place(
 
 def _shared(network: Network, arguments: Mapping[str, Any], values: Mapping[str, int], shape: Shape) -> int:
     layer = arguments.get("layer")
-    if len(arguments) != 1 or not isinstance(layer, str) or not values.get(layer):
+    if len(arguments) != 1 or not isinstance(layer, str):
         raise ConfigError("it has one argument, layer: the name of a layer before it, whose weights it uses.")
+    if not values.get(layer):
+        raise ConfigError(f"no layer before it has the name {layer!r}.{did_you_mean(layer, set(values) - {'input'})}")
     position = values[layer] - 1
     first = network.nodes[position]
     before = [network.nodes[i - 1].output_shape if i else network.input_shape for i in first.sources]

@@ -54,12 +54,14 @@ def origin(config: Config, composed: DictConfig) -> TrainedNetwork | None:
 
     A resumed run takes it from its own checkpoint, for the other may be gone.
     """
+    if config.resume:
+        _check_same_origin(config)
     if config.model.from_ is None:
         return None
     file = checkpoint.find(Path(config.resume) / "checkpoints" / "last.ckpt" if config.resume else config.model.from_)
     task = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     for key in (override.lstrip("+~").partition("=")[0] for override in task):
-        if key == "model" or key.startswith("model.layers"):
+        if key == "model" or (key.startswith("model.") and key != "model.from"):
             raise ConfigError(f"{key}: model.from={config.model.from_} brings its own network; leave one of them out.")
     if config.data.normalize != "unit":
         raise ConfigError(f"data.normalize={config.data.normalize}: model.from brings its own scaling; leave this out.")
@@ -69,6 +71,15 @@ def origin(config: Config, composed: DictConfig) -> TrainedNetwork | None:
     for model in (config.model, composed.model):
         model.name, model.layers = trained.model, trained.network.layers
     return trained
+
+
+def _check_same_origin(config: Config) -> None:
+    recorded = Path(str(config.resume)) / "config.yaml"
+    before = OmegaConf.select(OmegaConf.load(recorded), "model.from") if recorded.exists() else None
+    if before != config.model.from_:
+        raise ConfigError(
+            f"resume={config.resume}: model.from can't change on the way, it was {before}; start a new run for that."
+        )
 
 
 def classifier(

@@ -81,7 +81,7 @@ NETWORKS: dict[str, list[Any]] = {
     ],
     **{
         f"Activation {name}": [{"Conv2D": CONV}, {"Activation": {"activation": name}}, *END]
-        for name in ACTIVATIONS if name and name != "hard_sigmoid_keras2"
+        for name in ACTIVATIONS if name and name not in ("hard_sigmoid_keras2", "log")
     },
 }  # fmt: skip
 
@@ -176,7 +176,7 @@ def test_a_file_that_exists_is_kept() -> None:
 
 
 def test_a_folder_that_is_not_there_is_told() -> None:
-    with pytest.raises(OutputError, match="can't be written: No such file"):
+    with pytest.raises(OutputError, match="there is no folder nowhere"):
         export_keras(trained(END), Path("nowhere/it.keras"))
 
 

@@ -26,6 +26,7 @@ from mnist_cnn.checkpoint import load, save
 from mnist_cnn.errors import KerasFileError, UserError
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.images import Preprocessing
+from mnist_cnn.keras_export import export_keras
 from mnist_cnn.keras_import import Imported, import_model
 from tests.conftest import Outcome, train_command
 
@@ -198,6 +199,41 @@ def test_a_model_for_larger_pictures_is_measured_and_trained_on_mnists() -> None
     assert load("run").preprocessing.size == (32, 32)
 
 
+def heads() -> dict[str, Any]:
+    """Models whose softmax or sigmoid is not the very last thing."""
+    inputs, head = keras.Input((784,)), L.Dense(10, "softmax")
+    first, second = L.Dense(10, "softmax")(inputs), L.Dense(10, "softmax")(inputs)
+    return {
+        "dropout": sequential(L.Flatten(), L.Dense(10, "softmax"), L.Dropout(0.5)),
+        "reshape": sequential(L.Flatten(), L.Dense(10), L.Softmax(), L.Reshape((10,))),
+        "convolution": sequential(L.Conv2D(10, 28, activation="softmax"), L.Flatten()),
+        "average": keras.Model(inputs, L.Average()([first, second])),
+        "shared": keras.Model(inputs, L.Average()([head(L.Dense(5)(inputs)), head(L.Dense(5)(inputs))])),
+    }
+
+
+@pytest.mark.parametrize("name", ["dropout", "reshape", "convolution", "average", "shared"])
+def test_a_softmax_before_the_end_is_not_followed_by_another(name: str) -> None:
+    model = randomized(heads()[name])
+    model.save("it.keras")
+    imported = same("it.keras", model)
+    assert imported.notes == []
+    export_keras(imported.trained, Path("back.keras"))
+    x = images(model.input_shape[1:])
+    torch.testing.assert_close(keras.models.load_model("back.keras")(x), model(x, training=False), atol=1e-6, rtol=0)
+
+
+def test_merges_and_activations_may_be_used_several_times() -> None:
+    inputs = keras.Input((28, 28, 1))
+    add, softmax = L.Add(), L.Softmax()
+    x = add([inputs, L.Conv2D(1, 3, padding="same")(inputs)])
+    block = keras.Sequential([keras.Input((28, 28, 1)), L.Conv2D(1, 3, padding="same"), L.ReLU()])
+    x = softmax(L.Dense(10)(softmax(L.Flatten()(add([block(x), block(inputs)])))))
+    model = randomized(keras.Model(inputs, x))
+    model.save("it.keras")
+    same("it.keras", model)
+
+
 # --- what older ones wrote ---
 
 
@@ -363,6 +399,10 @@ def set_layer(index: int, **values: Any) -> Callable[[Json], None]:
     return change
 
 
+def set_place(index: int, **values: Any) -> Callable[[Json], None]:
+    return lambda config: config["config"]["layers"][index].update(values)
+
+
 def forget_the_shape(config: Json) -> None:
     for place in (config, *config["config"]["layers"]):
         place.pop("build_config", None)
@@ -378,11 +418,17 @@ def forget_the_shape(config: Json) -> None:
             "layer Lambda 'flatten.*': it holds Python code",
         ),
         (set_layer(1, kind="my>Layer"), "layer my>Layer 'flatten.*': a custom class, or a layer that is not supported"),
-        (set_layer(2, activation="my_function"), "activation 'my_function' is not known"),
-        (set_layer(2, activation={"class_name": "function", "config": "f"}), "activation 'f' is not known"),
+        (set_layer(2, activation="my_function"), "activation 'my_function' is not supported"),
+        (set_layer(2, activation={"class_name": "function", "config": "f"}), "activation 'f' is not supported"),
+        (
+            set_layer(2, activation={"value": ["4wEAAAB", None, None]}),
+            "activation 'a Python function' is not supported",
+        ),
+        (set_place(2, module=None, registered_name="mine>Dense"), "layer Dense 'dense.*': a custom class"),
+        (set_place(1, class_name="Multiply"), "layer Multiply 'flatten.*': an operation with a constant"),
         (set_layer(2, units=10**15), "kernel, .* is too large"),
         (set_layer(2, units="x" * 10_000), "units must be a whole number of at least 1, not 'xxx.*…$"),
-        (set_layer(2, activation="\x1b[31m\n"), r"activation '\?\[31m\?' is not known|\\x1b"),
+        (set_layer(2, activation="\x1b[31m\n"), r"not supported"),
         (set_layer(1, kind="Conv2D", data_format={}), "filters is missing|data_format={} is not supported"),
         (set_layer(1, kind="Rescaling", scale=10**400), "scale must be a number"),
         (set_layer(2, units=-3), "units must be a whole number"),
@@ -557,7 +603,10 @@ def test_the_reading_process_can_write_nothing() -> None:
 
 
 def command(*arguments: str, capsys: pytest.CaptureFixture[str]) -> Outcome:
-    status = cli.main(arguments)
+    try:
+        status = cli.main(arguments)
+    except SystemExit as end:
+        status = int(end.code or 0)
     printed = capsys.readouterr()
     return Outcome(status, printed.out, printed.err)
 
@@ -593,6 +642,17 @@ def test_the_command_tells_what_it_read_and_guesses_the_scale(
     told = command("import-keras", str(path), "-o", "b.ckpt", "--input-scale", "1/255", "--json", capsys=capsys)
     found = json.loads(told.out)
     assert (found["input_scale"], found["parameters"], found["trials"]) == ("1/255", 25_450, [])
+    for arguments, says in (
+        (("import-keras", str(path), "-o", ""), "-o/--output: it is empty"),
+        (("import-keras", str(path), "-o", "a.keras"), "name it a.ckpt"),
+        (("import-keras", str(path), "-o", "nowhere/a.ckpt"), "there is no folder nowhere"),
+        (("export", "b.ckpt", "--format", "keras", "-o", "a.h5"), "ends in .keras"),
+    ):
+        refused = command(*arguments, capsys=capsys)
+        assert refused.status != 0
+        assert says in refused.err
+    exported = command("export", "learned.ckpt", "--format", "keras", "-o", "back.keras", capsys=capsys)
+    assert "shape (None, 28, 28), scaled by x\n" in exported.out
     refused = command("evaluate", "learned.ckpt", "--data", "digits", "--split", "val", capsys=capsys)
     assert (refused.status, "not known of a network trained elsewhere" in refused.err) == (1, True)
 
@@ -609,6 +669,8 @@ def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential,
     for before, after in zip(imported.network.parameters(), further.network.parameters(), strict=True):
         assert 0 < float((before - after).abs().max()) < 1e-3
     Path("it.ckpt").unlink()
+    outcome = train_command("resume=run", "model.from=other.ckpt")
+    assert (outcome.status, "can't change on the way, it was it.ckpt" in outcome.err) == (2, True), outcome.err
     outcome = train_command("resume=run", "trainer.max_epochs=2", "trainer=cpu")
     assert outcome.status == 0, outcome.err
 
@@ -618,6 +680,8 @@ def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential,
     [
         (("model.from=nothing.ckpt",), "nothing.ckpt: no such file"),
         (("model.from=it.ckpt", "model=tiny"), "model: model.from=it.ckpt brings its own network"),
+        (("model.from=it.ckpt", "model.name=mine"), "brings its own network"),
+        (("model.from=it.keras",), "a Keras file; mnist-cnn import-keras makes a checkpoint of it"),
         (("model.from=it.ckpt", "model.layers.0.Conv2D.filters=3"), "brings its own network"),
         (("model.from=it.ckpt", "data.normalize=standard"), "brings its own scaling"),
         (("model.from=it.ckpt", "data=cifar10"), "images of 3×32×32, the network takes 1×28×28"),
