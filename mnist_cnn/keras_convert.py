@@ -3,13 +3,13 @@
 Models in channels_first order become channels-last ones of the same function. What is not known is refused.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mnist_cnn.arguments import Shape, keras_shape
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.keras_arguments import arguments_of
 from mnist_cnn.keras_config import (
     CONTAINERS,
     MAX_LAYERS,
@@ -20,7 +20,6 @@ from mnist_cnn.keras_config import (
     is_channels_first,
     snake_case,
 )
-from mnist_cnn.keras_ops import ACTIVATIONS
 from mnist_cnn.keras_weights import WEIGHTS
 from mnist_cnn.layers import LAYERS, MERGES
 
@@ -31,29 +30,6 @@ _IDENTITIES = {
     "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHeight",
     "RandomHue", "RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation",
     "RandomSharpness", "RandomShear", "RandomTranslation", "RandomWidth", "RandomZoom",
-}  # fmt: skip
-
-# Arguments that would change what a layer computes, with the only values that are known here.
-_MUST_BE: dict[str, tuple[Any, ...]] = {
-    "go_backwards": (False,), "stateful": (False,), "return_state": (False,), "time_major": (False,),
-    "zero_output_for_mask": (False,), "noise_shape": (None,), "mode": (0,), "renorm": (False,), "groups": (1, None),
-    "virtual_batch_size": (None,), "lora_rank": (None,), "quantization_mode": (None,), "data_format": (
-        None, "channels_last", "channels_first", "th", "tf",
-    ),
-}  # fmt: skip
-
-# Arguments that do not: what only training looks at, and how things are called or computed.
-_NO_MATTER = (
-    "initializer", "regularizer", "constraint", "_shape", "dtype", "dropout", "init", "input_dim", "input_length",
-    "name", "trainable", "seed", "sparse", "ragged", "unit_forget_bias", "implementation", "unroll", "consume_less",
-    "fused", "synchronized", "dropout_W", "dropout_U", "use_cudnn", "lora_alpha", "renorm_momentum",
-)  # fmt: skip
-
-# Keras 1's words.
-_KERAS_1 = {
-    "nb_filter": "filters", "subsample": "strides", "border_mode": "padding", "bias": "use_bias", "output_dim": "units",
-    "p": "rate", "inner_activation": "recurrent_activation", "dim_ordering": "data_format",
-    "atrous_rate": "dilation_rate",
 }  # fmt: skip
 
 _INPUT = -1
@@ -109,7 +85,7 @@ class _Conversion:
     """The list as it grows, one entry for every time that a layer is used."""
 
     def __init__(self, model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        self.keras_1, self.before_keras_3 = version.split(".")[0] == "1", version.split(".")[0] in ("1", "2")
+        self.keras = int(version[:1]) if version[:1].isdigit() else 3
         self.channels_first = is_channels_first(model)
         self.shape = input_shape(model)
         self.image = image_shape(self.shape, self.channels_first)
@@ -178,7 +154,7 @@ class _Conversion:
             values = [self._as_keras_sees_it() if value.source == _INPUT else value for value in values]
         if layer.kind in MERGES and len(values) < 2:
             raise ConfigError("an operation with a constant, which is not supported.")
-        arguments = self._arguments(layer, values[0].rank)
+        arguments = arguments_of(layer, self.keras, self.channels_first and values[0].rank == 4, values[0].rank)
         activation = arguments.get("activation")
         if isinstance(activation, KerasLayer):  # a layer in the place of an activation's name
             if layer.kind == "Activation":
@@ -277,57 +253,6 @@ class _Conversion:
             layers.append({kind: arguments} if arguments else kind)
         return layers
 
-    def _arguments(self, layer: KerasLayer, rank: int) -> dict[str, Any]:
-        """Those that our layer takes, in our words, as far as they are not its defaults."""
-        given = _in_keras_2_words(layer.config) if self.keras_1 else dict(layer.config)
-        if layer.kind == "LeakyReLU" and "alpha" in given:
-            given["negative_slope"] = _plain(given.pop("alpha"))
-        parameters = inspect.signature(LAYERS.get(layer.kind) or MERGES[layer.kind]).parameters
-        arguments = {}
-        for key, value in given.items():
-            if key in parameters and not key.endswith("initializer"):
-                value = self._value(key, value, rank)
-                default = parameters[key].default
-                if value != default or type(value) is not type(default):
-                    arguments[key] = value
-            elif key in _MUST_BE:
-                if value not in _MUST_BE[key]:
-                    raise ConfigError(f"{key}={value!r} is not supported.")
-            elif not (value is None or value is False or key.endswith(_NO_MATTER)):
-                raise ConfigError(f"its option {key}={value!r} is not known.")
-        if arguments.get("strides") == arguments.get("pool_size", 2) and "pool_size" in parameters:
-            arguments.pop("strides", None)  # a pooling's default
-        return arguments
-
-    def _value(self, key: str, value: Any, rank: int) -> Any:
-        value = _plain(value)
-        if key.endswith("activation"):
-            return self._activation(value)
-        if key == "axis":
-            value = value[0] if isinstance(value, list) and len(value) == 1 else value
-            if self.channels_first and rank == 4:
-                value = {1: -1, -3: -1, 2: 1, -2: 1, 3: 2, -1: 2}.get(value, value) if type(value) is int else value
-            return -1 if value == rank - 1 else value
-        pairs = ("kernel_size", "strides", "pool_size", "dilation_rate", "padding")
-        if key in pairs and isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
-            return value[0]
-        return value
-
-    def _activation(self, value: Any) -> Any:
-        if isinstance(value, Mapping):  # how Keras 3 writes a layer, or a function of one's own
-            kind = value.get("class_name")
-            if kind in ("ReLU", "LeakyReLU", "ELU", "Softmax") and isinstance(value.get("config"), Mapping):
-                return KerasLayer(kind, kind, dict(value["config"]))
-            value = value.get("config") if isinstance(value.get("config"), str) else kind or "a Python function"
-        if value in (None, "linear"):
-            return None
-        if value == "hard_sigmoid" and self.before_keras_3:
-            return "hard_sigmoid_keras2"
-        value = {"softmax_v2": "softmax"}.get(value, value) if isinstance(value, str) else value
-        if not isinstance(value, str) or value not in ACTIVATIONS:
-            raise ConfigError(f"its activation {value!r} is not supported, or a function of somebody's own.")
-        return value
-
 
 def _why_not(kind: str) -> str:
     if kind == "Lambda":
@@ -335,20 +260,6 @@ def _why_not(kind: str) -> str:
     if kind in ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"):
         return "an operation of TensorFlow outside of any layer, which is not supported."
     return "a custom class, or a layer that is not supported; docs/keras.md lists those that are."
-
-
-def _in_keras_2_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    new = {_KERAS_1.get(key, key): value for key, value in config.items()}
-    if "nb_row" in new:
-        new["kernel_size"] = [new.pop("nb_row"), new.pop("nb_col", None)]
-    return new
-
-
-def _plain(value: Any) -> Any:
-    """An array of Keras 2 as a number or a list, as its `alpha` and `max_value` are sometimes written."""
-    if isinstance(value, Mapping) and value.get("type") == "ndarray":
-        return value.get("value")
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _rank_after(kind: str, arguments: Mapping[str, Any], rank: int) -> int:
