@@ -1,4 +1,4 @@
-"""What are the arguments of a Keras layer in our words? What is not known, and could change its function, is refused."""
+"""What are the arguments of a Keras layer in our words? What is unknown, and might change what it does, is refused."""
 
 import inspect
 from collections.abc import Mapping

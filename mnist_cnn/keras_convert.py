@@ -85,7 +85,7 @@ class _Conversion:
     """The list as it grows, one entry for every time that a layer is used."""
 
     def __init__(self, model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        self.keras = int(version[:1]) if version[:1].isdigit() else 3
+        self.keras = {"1": 1, "2": 2}.get(version[:1], 3)
         self.channels_first = is_channels_first(model)
         self.shape = input_shape(model)
         self.image = image_shape(self.shape, self.channels_first)
@@ -100,7 +100,7 @@ class _Conversion:
     def run(self, model: KerasLayer, values: list[_Value]) -> _Value:
         """The output of a model, nested ones included, for these inputs."""
         if model.kind == "Sequential":
-            (value,) = values
+            value = values[0]
             for layer in model.layers:
                 value = self._call(layer, [value])
             return value
@@ -133,6 +133,8 @@ class _Conversion:
         if not values:
             raise ConfigError(f"{layer}: it has no input.")
         if layer.kind in CONTAINERS:
+            if len(values) != 1:
+                raise ConfigError(f"{layer}: it gets {len(values)} inputs; only models with one can be brought over.")
             return self.run(layer, values)
         if layer.kind in _IDENTITIES:
             self.left_out.append(layer.kind)
