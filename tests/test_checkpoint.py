@@ -35,7 +35,7 @@ def test_a_checkpoint_holds_tensors_and_primitives_only_and_describes_itself(con
     assert about["input_shape"] == [1, 28, 28]
     assert about["dataset"] == "digits"
     assert about["classes"] == list("0123456789")
-    assert about["preprocessing"] == {"mean": [0.0], "std": [1.0]}
+    assert about["preprocessing"] == {"mean": [0.0], "std": [1.0], "scale": 255.0, "size": None}
     assert about["training"]["settings"]["optimizer.name"] == "adam"
     assert {"torch", "lightning", "mnist-cnn", "python"} == set(about["versions"])
 
