@@ -125,9 +125,12 @@ def load(path: str | Path) -> TrainedNetwork:
             network = build_network(about["layers"], tuple(about["input_shape"]), len(about["classes"]))
         own = {key.removeprefix("network."): value for key, value in weights.items() if key.startswith("network.")}
         network.load_state_dict(own, strict=True, assign=True)
+        preprocessing = Preprocessing.from_plain(about["preprocessing"])
+        if preprocessing.size not in (None, network.input_shape[1:]):
+            raise ValueError("its pictures are brought to another size than its network takes")
         return TrainedNetwork(
             network.eval().requires_grad_(False),
-            Preprocessing.from_plain(about["preprocessing"]),
+            preprocessing,
             tuple(map(str, about["classes"])),
             str(about["model"]),
             str(about["dataset"]),

@@ -107,7 +107,16 @@ def test_an_incomplete_description_is_refused(content: dict[str, Any], tmp_path:
     assert "incomplete or damaged" in refused(content, tmp_path)
 
 
-@pytest.mark.parametrize("bad", [3, "x", None, {"mean": [0.0], "std": [0.0]}, {"mean": "x", "std": [1]}])
+UNIT = {"mean": [0.0], "std": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        3, "x", None, {"mean": [0.0], "std": [0.0]}, {"mean": "x", "std": [1]}, UNIT | {"scale": 0},
+        UNIT | {"size": [10**9, 10**9]}, UNIT | {"size": 28},
+    ],
+)  # fmt: skip
 def test_a_damaged_description_is_refused(content: dict[str, Any], tmp_path: Path, bad: Any) -> None:
     content[checkpoint.KEY]["preprocessing"] = bad
     assert "incomplete or damaged" in refused(content, tmp_path)
