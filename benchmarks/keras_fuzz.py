@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from mnist_cnn.checkpoint import KERAS_SUFFIXES
 from mnist_cnn.errors import UserError
 from mnist_cnn.keras_import import import_model
 
@@ -100,7 +101,7 @@ def main() -> int:
     options = parser.parse_args()
     options.folder, options.keep = options.folder.absolute(), options.keep.absolute()
     torch.set_num_threads(1)
-    sources = [path for path in sorted(options.folder.iterdir()) if path.suffix in (".keras", ".h5", ".hdf5")]
+    sources = [path for path in sorted(options.folder.iterdir()) if path.suffix in KERAS_SUFFIXES]
     outcomes: collections.Counter[str] = collections.Counter()
     slowest, faults, start = 0.0, 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -58,10 +58,7 @@ def keras(recipe: str, seed: int, data_root: str) -> Scores:
         callbacks=[keep_best], verbose=0,
     )  # fmt: skip
     scores = network.evaluate(test, mnist.test.labels.numpy(), batch_size=1000, verbose=0, return_dict=True)
-    kept = max if mode == "max" else min
-    history = network.history.history
-    best = history[settings.monitor].index(kept(history[settings.monitor]))
-    return {"accuracy": scores["accuracy"], "loss": scores["loss"], "val": history["val_accuracy"][best]}
+    return {**scores, "val": network.history.history["val_accuracy"][keep_best.best_epoch]}
 
 
 def paired(recipe: str, seed: int, data_root: str) -> tuple[Scores, Scores]:

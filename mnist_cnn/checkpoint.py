@@ -21,6 +21,9 @@ from mnist_cnn.network import Network, build_network
 KEY = "mnist_cnn"
 FORMAT = 1
 
+# What people bring instead of a checkpoint.
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+
 
 @dataclass(frozen=True)
 class TrainedNetwork:
@@ -149,7 +152,7 @@ def load(path: str | Path) -> TrainedNetwork:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if file.suffix in (".keras", ".h5", ".hdf5"):
+    if file.suffix in KERAS_SUFFIXES:
         raise CheckpointError(f"{file}: a Keras file; mnist-cnn import-keras makes a checkpoint of it.")
     if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose end is the first thing to go
         raise CheckpointError(f"{file}: not a checkpoint, or a truncated one.")

@@ -120,7 +120,7 @@ def _import_keras(options: argparse.Namespace) -> int:
     from mnist_cnn.keras_import import import_model
 
     output = options.output or Path(f"{options.file.stem}.ckpt")
-    if output.suffix in (".keras", ".h5", ".hdf5"):
+    if output.suffix in checkpoint.KERAS_SUFFIXES:
         raise ConfigError(f"-o {output}: a checkpoint is written, which Keras can't read; name it {output.stem}.ckpt")
     images, guessed_on = None, None
     if options.input_scale is None:

@@ -9,6 +9,7 @@ writes nothing, and stands on h5py and numpy alone.
 import contextlib
 import io
 import json
+import math
 import os
 import sys
 import zipfile
@@ -109,8 +110,8 @@ def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]
             continue
         if item.external or item.is_virtual:
             raise Refused(f"its array {path} lies in another file, which is not followed")
-        size = _count(item.shape)
-        total += max(size, _count(item.chunks or ()))
+        size = math.prod(item.shape)
+        total += max(size, math.prod(item.chunks or ()))
         if total > MAX_VALUES:
             raise Refused(f"its arrays have more than {MAX_VALUES:,} values, which is no small network")
         found.append({"path": path, "shape": list(item.shape)})
@@ -150,7 +151,7 @@ def _text(group: Any, name: str) -> Any:
     import h5py
 
     attribute = h5py.h5a.open(group.id, name.encode())
-    if _count(attribute.shape) > MAX_ITEMS or _count(attribute.shape) * attribute.dtype.itemsize > MAX_JSON:
+    if math.prod(attribute.shape) > MAX_ITEMS or math.prod(attribute.shape) * attribute.dtype.itemsize > MAX_JSON:
         raise Refused(f"its attribute {name} is larger than that of any small network")
     if attribute.dtype.kind not in "SOU":
         return None
@@ -160,13 +161,6 @@ def _text(group: Any, name: str) -> Any:
     if not all(isinstance(item, str) for item in texts) or sum(map(len, texts)) > MAX_JSON:
         return None
     return texts[0] if isinstance(value, str | bytes) else texts
-
-
-def _count(shape: Any) -> int:
-    count = 1
-    for size in shape:
-        count *= int(size)
-    return count
 
 
 def _limit() -> None:

@@ -66,12 +66,14 @@ class Converted:
     notes: list[str]
 
 
-def convert(model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str, Any]]] = ()) -> Converted:
-    """Turn a model into our words. `first` are layers to put before it, which get the image in the model's own shape.
+def convert(model: KerasLayer, keras: int, first: Sequence[tuple[str, dict[str, Any]]] = ()) -> Converted:
+    """Turn a model into our words.
 
+    `keras` is the major version that wrote it; `first` are layers to put before it, which get the image in the model's
+    own shape.
     ConfigError names the layer that can't be brought over.
     """
-    conversion = _Conversion(model, version, first)
+    conversion = _Conversion(model, keras, first)
     last = conversion.run(model, [_Value(_INPUT, 4)])
     notes = conversion.end_in_logits(last)
     if conversion.left_out:
@@ -84,8 +86,8 @@ def convert(model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str
 class _Conversion:
     """The list as it grows, one entry for every time that a layer is used."""
 
-    def __init__(self, model: KerasLayer, version: str, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        self.keras = {"1": 1, "2": 2}.get(version[:1], 3)
+    def __init__(self, model: KerasLayer, keras: int, first: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        self.keras = keras
         self.channels_first = is_channels_first(model)
         self.shape = input_shape(model)
         self.image = image_shape(self.shape, self.channels_first)

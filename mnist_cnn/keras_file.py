@@ -5,6 +5,7 @@ itself is opened by another process, `keras_arrays`, which a damaged one may cra
 """
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -37,6 +38,11 @@ class KerasFile:
     training: dict[str, Any]  # what `compile` was given: optimizer, loss, …
     by_layer: list[tuple[str, list[Array]]] | None  # Keras 1 and 2: layers with their weights, in the model's order
     by_path: dict[str, Array]  # `.keras` files: layers/conv2d/vars/0
+
+    @property
+    def keras(self) -> int:
+        """The major version."""
+        return {"1": 1, "2": 2}.get(self.version[:1], 3)
 
 
 def read(path: Path, architecture: Path | None = None) -> KerasFile:
@@ -124,7 +130,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     arrays, start = {}, 0
     for entry in header["arrays"]:
         shape = tuple(entry["shape"])
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         arrays[entry["path"]] = np.frombuffer(rest, "<f4", count, start).reshape(shape)
         start += 4 * count
     return header, arrays

@@ -142,7 +142,7 @@ def _guess(file: KerasFile, model: KerasLayer, images: Images) -> Imported:
 
 def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
     chosen = SCALINGS[scaling]
-    converted = convert(model, file.version, chosen.layers)
+    converted = convert(model, file.keras, chosen.layers)
     notes = [*converted.notes]
     network = _built(converted)
     if network.largest_output > MAX_OUTPUT:
@@ -229,7 +229,7 @@ def _by_order(file: KerasFile, model: KerasLayer, wanted: Any) -> Iterator[tuple
     if len(stored) != len(with_weights):
         raise ConfigError(f"{len(with_weights)} of its layers have weights, but the file has those of {len(stored)}.")
     for (name, arrays), (layer, pairs) in zip(stored, with_weights, strict=True):
-        if file.version.startswith("1") and len(arrays) == 12 and layer.kind == "LSTM":
+        if file.keras == 1 and len(arrays) == 12 and layer.kind == "LSTM":
             # Keras 1 kept the gates apart, in the order i, c, f, o, each with kernel, recurrent kernel and bias.
             arrays = [np.concatenate([arrays[i + gate] for gate in (0, 6, 3, 9)], axis=-1) for i in range(3)]
         if len(arrays) != len(pairs):
@@ -242,7 +242,7 @@ def _older(file: KerasFile, layer: KerasLayer, variable: Variable, value: Array)
     """Two habits of old files: Keras 1's order of a kernel's axes, and Theano's convolution, which turns it over."""
     if layer.kind != "Conv2D" or variable.name != "kernel" or value.ndim != 4:
         return value
-    if file.version.startswith("1") and layer.config.get("dim_ordering") == "th":
+    if file.keras == 1 and layer.config.get("dim_ordering") == "th":
         value = value.transpose(2, 3, 1, 0)
     return value[::-1, ::-1] if file.backend == "theano" else value
 

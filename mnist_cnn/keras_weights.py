@@ -17,7 +17,11 @@ class Variable:
     key: str
     shape: Shape
     layout: str
-    trainable: bool
+
+    @property
+    def trainable(self) -> bool:
+        """Whether training moves it by gradients."""
+        return self.layout != "moving"
 
     def to_torch(self, value: Tensor, like: Tensor) -> Tensor:
         """From Keras' layout to ours."""
@@ -30,7 +34,7 @@ class Variable:
     def to_keras(self, value: Tensor) -> Tensor:
         """And back."""
         if self.layout == "transposed":
-            value = value.permute(2, 3, 1, 0) if value.dim() == 4 else value.t()
+            value = _transposed(value)
         elif self.layout == "depthwise":
             height, width, channels, multiplier = self.shape
             value = value.reshape(channels, multiplier, height, width).permute(2, 3, 0, 1)
@@ -75,12 +79,17 @@ def variables(network: Network, index: int) -> Iterator[Variable]:
     for name, place, layout in WEIGHTS.get(node.kind, ()):
         key = f"{index}_{place}"
         if key in values:
-            yield Variable(name, key, _keras_shape(node, values[key], layout), layout, layout != "moving")
+            yield Variable(name, key, _keras_shape(node, values[key], layout), layout)
+
+
+def _transposed(value: Tensor) -> Tensor:
+    """From (out, in, height, width) or (out, in) to Keras' order."""
+    return value.permute(2, 3, 1, 0) if value.dim() == 4 else value.t()
 
 
 def _keras_shape(node: Node, value: Tensor, layout: str) -> Shape:
     if layout == "transposed":
-        value = value.permute(2, 3, 1, 0) if value.dim() == 4 else value.t()
+        value = _transposed(value)
     elif layout == "depthwise":
         out, _, height, width = value.shape
         multiplier = int(node.arguments.get("depth_multiplier", 1))

@@ -27,7 +27,7 @@ from mnist_cnn.errors import KerasFileError, UserError
 from mnist_cnn.evaluate import evaluate
 from mnist_cnn.images import Preprocessing
 from mnist_cnn.keras_export import export_keras
-from mnist_cnn.keras_import import Imported, import_model
+from mnist_cnn.keras_import import SCALINGS, Imported, import_model
 from tests.conftest import Outcome, train_command
 
 L = keras.layers
@@ -655,6 +655,11 @@ def test_the_command_tells_what_it_read_and_guesses_the_scale(
     assert "shape (None, 28, 28), scaled by x\n" in exported.out
     refused = command("evaluate", "learned.ckpt", "--data", "digits", "--split", "val", capsys=capsys)
     assert (refused.status, "not known of a network trained elsewhere" in refused.err) == (1, True)
+
+
+def test_every_scaling_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    # The command names them itself, for --help would have to wait for torch otherwise.
+    assert f"{{{','.join(SCALINGS)}}}" in command("import-keras", "--help", capsys=capsys).out
 
 
 def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential, Path]) -> None:
