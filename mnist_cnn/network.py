@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ class Network(nn.Sequential):
 
     Submodules are named by position and kind, `0_Conv2D`, `0_relu`, `1_MaxPooling2D`, …; so are the keys of its
     state_dict. `layers` is the list it was built from, plain values that a checkpoint can hold.
+
+    A ReLU that MaxPooling2D follows is computed after it, on a quarter of the values. Both orders give the same: the
+    largest value stays the largest, and where none is above zero no gradient passes either way.
     """
 
     def __init__(self, layers: Sequence[Any], input_shape: Shape) -> None:
@@ -79,11 +82,26 @@ class Network(nn.Sequential):
         """Add a built layer at the end."""
         index = len(self.nodes)
         parts = {f"{index}_{part}": module for part, module in layer.modules.items()}
+        if kind == "MaxPooling2D" and sources == (index,) and name is None:  # a name would let it be shared
+            parts |= self._take_relu()
         for part, module in parts.items():
             self.add_module(part, module)
         self.is_chain &= sources == (index,)
         self.nodes.append(Node(kind, arguments, name, sources, tuple(parts), layer.output_shape))
         self.rows.append(SummaryRow(kind, layer.output_shape, layer.parameter_count, layer.count))
+
+    def _take_relu(self) -> dict[str, nn.Module]:
+        """Take the ReLU away from the end of the last node, unless others may ask for what it gives."""
+        last = self.nodes[-1] if self.nodes else None
+        if last is None or last.name is not None or last.shared is not None or not last.parts:
+            return {}
+        name = last.parts[-1]
+        module = self.get_submodule(name)
+        if not isinstance(module, nn.ReLU):
+            return {}
+        del self._modules[name]
+        self.nodes[-1] = replace(last, parts=last.parts[:-1])
+        return {name: module}
 
     def append_shared(self, name: str | None, sources: tuple[int, ...], node: int) -> None:
         """Add a layer that is there already once more."""
@@ -96,6 +114,20 @@ class Network(nn.Sequential):
     def largest_output(self) -> int:
         """The most values that a layer gives for one image."""
         return max(math.prod(node.output_shape) for node in self.nodes)
+
+    @property
+    def operations(self) -> int:
+        """About how many floating-point operations one image takes; a training step takes three times as many.
+
+        A multiplication and an addition for each weight at every position it is used at.
+        """
+        return 2 * sum(
+            weight.numel() * (math.prod(node.output_shape) // weight.shape[0] or 1)
+            for node in self.nodes
+            for part in node.parts
+            for weight in self.get_submodule(part).parameters()
+            if weight.dim() > 1
+        )
 
     @property
     def parameter_count(self) -> int:
