@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
@@ -17,8 +18,10 @@ class KerasAdam(Adam):
     (Keras 3, `keras/src/optimizers/adam.py`), and that is what is set before each step.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps)
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float, fused: bool = False
+    ) -> None:
+        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
         for group in self.param_groups:
             group["keras_eps"], group["steps"] = eps, 0
 
@@ -31,18 +34,35 @@ class KerasAdam(Adam):
         return loss
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser that a configuration names."""
+def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter], fused: bool = True) -> Optimizer:
+    """The optimiser that a configuration names; `fused`: in one kernel for all weights instead of several for each."""
+    optimizer = _make(config, parameters, fused)
+    optimizer.register_load_state_dict_post_hook(_lay_like_weights)
+    return optimizer
+
+
+def _make(config: OptimizerConfig, parameters: Iterable[nn.Parameter], fused: bool) -> Optimizer:
     betas = (config.betas[0], config.betas[1])
     match config.name:
         case "adam":
-            return KerasAdam(parameters, config.lr, betas, config.eps)
+            return KerasAdam(parameters, config.lr, betas, config.eps, fused)
         case "adam_pytorch":
-            return Adam(parameters, config.lr, betas, config.eps, config.weight_decay)
+            return Adam(parameters, config.lr, betas, config.eps, config.weight_decay, fused=fused)
         case "adamw":
-            return AdamW(parameters, config.lr, betas, config.eps, config.weight_decay)
+            return AdamW(parameters, config.lr, betas, config.eps, config.weight_decay, fused=fused)
         case _:
-            return SGD(parameters, config.lr, config.momentum, 0, config.weight_decay, config.nesterov)
+            return SGD(parameters, config.lr, config.momentum, 0, config.weight_decay, config.nesterov, fused=fused)
+
+
+def _lay_like_weights(optimizer: Optimizer) -> None:
+    """Order what was read as the weights lie in memory: the fused kernels go through both without looking at strides.
+
+    A run that was stopped before its weights were channels-last has the other order.
+    """
+    for weight, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[key] = torch.empty_like(weight).copy_(value)
 
 
 def build_scheduler(config: SchedulerConfig, optimizer: Optimizer, steps: int) -> LRScheduler | None:
