@@ -35,7 +35,7 @@ def train(composed: DictConfig) -> float | None:
     module = classifier(config, network, data, before)
     run_dir = make_run_dir(config, data.dataset_name)
     trainer = build_trainer(config, composed, run_dir)
-    fit(trainer, module, data, config.resume)
+    fit(trainer, module, data, config)
     results = finish(trainer, data, run_dir)
     if trainer.interrupted:
         raise KeyboardInterrupt  # ends a sweep too

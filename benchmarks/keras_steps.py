@@ -76,6 +76,7 @@ class Pair:
         images = images.to(self.dtype)
         self.optimizer.zero_grad()
         loss = self.module.training_step((images, labels), 0)
+        assert loss is not None
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradients = [self.state[variable.key].grad for variable in self.layout]
         self.optimizer.step()

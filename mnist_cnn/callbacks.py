@@ -4,13 +4,14 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from tqdm import tqdm
 
+from mnist_cnn.data import Batch, Batches
 from mnist_cnn.module import Classifier
 
 Row = dict[str, float]
@@ -43,7 +44,7 @@ class History(Callback):
         row["seconds"] = time.monotonic() - self._start
         self.rows.append(row)
         if trainer.is_global_zero:
-            Tqdm.write(epoch_line(row, trainer.max_epochs), file=sys.stderr)
+            tqdm.write(epoch_line(row, trainer.max_epochs), file=sys.stderr)
         if not math.isfinite(row.get("train/loss", 0.0)):
             print("The loss is no longer a number: training stops. A smaller optimizer.lr may help.", file=sys.stderr)
             trainer.should_stop = True
@@ -57,34 +58,51 @@ class History(Callback):
         self.rows = [dict(row) for row in state_dict["rows"]]
 
 
-class Progress(TQDMProgressBar):
-    """One bar for the running epoch, with its loss and accuracy so far; nothing where no terminal is looking."""
+class Progress(Callback):
+    """A bar for the running epoch, with its loss and accuracy so far; nothing where no terminal is looking."""
+
+    # tqdm draws at most ten times a second. Reading the loss waits for the GPU, so that is done less often.
+    _SECONDS_BETWEEN_READINGS = 0.5
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=20, leave=False)
-        if not sys.stderr.isatty():
-            self.disable()
+        self._bar: tqdm[NoReturn] | None = None
+        self._read = 0.0
 
-    def init_train_tqdm(self) -> Tqdm:
-        """Lightning's bars go to standard output, where only results belong."""
-        return Tqdm(disable=self.is_disabled, leave=False, dynamic_ncols=True, file=sys.stderr, smoothing=0)
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw an empty bar, over the images that this process trains on."""
+        if not trainer.is_global_zero or not sys.stderr.isatty():
+            return
+        batches = trainer.train_dataloader
+        assert isinstance(batches, Batches)
+        plan = batches.batch_sampler
+        self._bar = tqdm(
+            total=min(len(plan.sampler), int(trainer.num_training_batches) * plan.batch_size),  # type: ignore[arg-type]  # samplers here have a length
+            desc=f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}",
+            unit=" images", leave=False, dynamic_ncols=True, file=sys.stderr, smoothing=0,
+        )  # fmt: skip
 
-    def init_validation_tqdm(self) -> Tqdm:
-        """Validation takes a moment; no bar of its own."""
-        return Tqdm(disable=True)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Count epochs from 1, as the line that stays does."""
-        super().on_train_epoch_start(trainer, *_)
-        self.train_progress_bar.set_description(f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}")
-
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands behind the bar; asked for at each refresh, not at each step."""
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Move on by a batch."""
+        if self._bar is None:
+            return
         assert isinstance(pl_module, Classifier)
-        shown = pl_module.train_metrics.compute()
-        return {name: f"{float(value):{'.4f' if name == 'loss' else '.2%'}}" for name, value in shown.items()}
+        if time.monotonic() - self._read > self._SECONDS_BETWEEN_READINGS:
+            now = pl_module.train_metrics.so_far()
+            self._bar.set_postfix(loss=f"{now['loss']:.4f}", accuracy=f"{now['accuracy']:.2%}", refresh=False)
+            self._read = time.monotonic()
+        self._bar.update(len(batch[1]))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar away; the epoch's line stays in its place."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave a clean line."""
+        self.on_train_epoch_end(trainer, pl_module)
 
 
 class BestAndLast(ModelCheckpoint):

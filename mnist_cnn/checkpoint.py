@@ -132,7 +132,7 @@ def load(path: str | Path) -> TrainedNetwork:
         if preprocessing.size not in (None, network.input_shape[1:]):
             raise ValueError("its pictures are brought to another size than its network takes")
         return TrainedNetwork(
-            network.eval().requires_grad_(False),
+            network.eval().requires_grad_(False).to(memory_format=torch.channels_last),
             preprocessing,
             tuple(map(str, about["classes"])),
             str(about["model"]),

@@ -195,6 +195,7 @@ def _check_trainer_arguments(extra: list[str]) -> None:
     from lightning.pytorch import Trainer  # takes seconds; only needed where there is something to check
 
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
+    ours |= {"enable_progress_bar", "enable_model_summary"}
     # A run is measured, and its checkpoints are kept, at the end of every epoch.
     clashing = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
     clashing |= {"check_val_every_n_epoch", "val_check_interval"}

@@ -2,12 +2,12 @@
 
 import os
 import sys
-from typing import TypeVar
+from collections.abc import Iterator
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler, TensorDataset
 
 from mnist_cnn import datasets
 from mnist_cnn.config import DataConfig
@@ -16,7 +16,6 @@ from mnist_cnn.images import Images, ImageSet, Preprocessing
 from mnist_cnn.splits import split_indices
 
 Batch = tuple[Tensor, Tensor]
-T = TypeVar("T")
 
 # The order of an epoch follows from seed · this + epoch: no epoch of seed=1 repeats the order of one of seed=0.
 _EPOCHS_PER_SEED = 100_003
@@ -26,7 +25,7 @@ class MNISTDataModule(pl.LightningDataModule):
     """One data set as batches of float images (N, C, H, W) and classes (N,).
 
     After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` what is done to a batch of them:
-    as given, or else as configured.
+    as given, or else as configured. Training batches come `batches_at_once` in one tensor, one after another.
     """
 
     def __init__(self, config: DataConfig, seed: int, preprocessing: Preprocessing | None = None) -> None:
@@ -35,6 +34,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.config, self.seed = config, seed
         self.dataset: ImageSet | None = None
         self._fetched = False
+        self.batches_at_once = 1
 
     @property
     def dataset_name(self) -> str:
@@ -68,67 +68,69 @@ class MNISTDataModule(pl.LightningDataModule):
         own = Preprocessing.standard(self.train.images) if standard else Preprocessing()
         self.preprocessing = self._given or own
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> "Batches":
         """Every image once an epoch, in an order that follows from seed and epoch; the last batch is smaller."""
         world, rank = self._world()
-        order: DistributedSampler[int] = DistributedSampler(
-            Batches(self.train), world, rank, shuffle=True, seed=self.seed * _EPOCHS_PER_SEED
+        order: Sampler[int] = DistributedSampler(
+            TensorDataset(self.train.labels), world, rank, shuffle=True, seed=self.seed * _EPOCHS_PER_SEED
         )
-        return self._loader(self.train, self.config.batch_size, order)
+        if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector
+            order = SequentialSampler(self.train)  # the same few batches in every epoch
+        return self._batches(self.train, self.config.batch_size * self.batches_at_once, order)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> "Batches":
         """Every validation image once, over all processes together."""
-        return self._evaluation_loader(self.val)
+        return self._evaluation_batches(self.val)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> "Batches":
         """Every test image once, over all processes together."""
-        return self._evaluation_loader(self.test)
+        return self._evaluation_batches(self.test)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Scale the images, where they are now."""
         images, labels = batch
         return self.preprocessing(images), labels
 
-    def _evaluation_loader(self, images: Images) -> DataLoader[Batch]:
+    def _evaluation_batches(self, images: Images) -> "Batches":
         world, rank = self._world()
         # No DistributedSampler here: it would repeat images to make all processes' shares equal.
-        return self._loader(images, self.config.eval_batch_size, range(rank, len(images), world))
+        return self._batches(images, self.config.eval_batch_size, range(rank, len(images), world))
 
-    def _loader(self, images: Images, batch_size: int, order: Sampler[int] | range) -> DataLoader[Batch]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(
-            Batches(images),
-            batch_size,
-            sampler=order,
-            collate_fn=_as_it_is,
-            pin_memory=on_gpu,
-            generator=torch.Generator(),  # or each pass over the images would move dropout's random numbers on
-        )
+    def _batches(self, images: Images, batch_size: int, order: Sampler[int] | range) -> "Batches":
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return Batches(images, BatchSampler(order, batch_size, drop_last=False), device)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
-class Batches(Dataset[Batch]):
-    """uint8 images, of which a whole batch is gathered at once instead of image by image."""
+class Batches:
+    """uint8 images and their classes in batches on `device`, those of a sampler, as DataLoader would make them.
 
-    def __init__(self, images: Images) -> None:
-        self.images = images
+    Each batch is one gather, where the images lie: on the device itself if they fit into half of its free memory, or
+    else in the memory of the host, from which batches are sent without waiting.
+    """
+
+    def __init__(self, images: Images, batch_sampler: BatchSampler, device: torch.device) -> None:
+        self.images = images.to(device) if _fits(images, device) else images
+        self.batch_sampler = batch_sampler  # the name under which Lightning looks for it, to tell it the epoch
+        self.device = device
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.batch_sampler)
 
-    def __getitem__(self, index: int) -> Batch:
-        return self.images.images[index], self.images.labels[index]
+    def __iter__(self) -> Iterator[Batch]:
+        source = self.images.images.device
+        order = torch.tensor(list(self.batch_sampler.sampler)).to(source)
+        for chosen in torch.split(order, self.batch_sampler.batch_size):
+            images, labels = (part.index_select(0, chosen) for part in (self.images.images, self.images.labels))
+            if source != self.device:
+                images, labels = (part.pin_memory().to(self.device, non_blocking=True) for part in (images, labels))
+            yield images, labels
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        """(N, C, H, W) and (N,) of these indices; DataLoader prefers it to one `__getitem__` an image."""
-        chosen = torch.tensor(indices)
-        return self.images.images[chosen], self.images.labels[chosen]
 
-
-def _as_it_is(batch: T) -> T:
-    return batch
+def _fits(images: Images, device: torch.device) -> bool:
+    return device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 
 def _warning_of_digits(why: str) -> str:

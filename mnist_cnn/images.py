@@ -18,6 +18,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "Images":
+        """The same on another device."""
+        return Images(self.images.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class ImageSet:

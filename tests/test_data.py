@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import BatchSampler
 
 from mnist_cnn.data import Batches, MNISTDataModule
 from mnist_cnn.errors import ConfigError
@@ -53,7 +54,7 @@ def test_an_epoch_has_every_image_once_and_its_order_follows_from_seed_and_epoch
     def order(seed: int, epoch: int) -> list[float]:
         data = module("data.batch_size=100", seed=seed)
         loader = data.train_dataloader()
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # as Lightning does
+        loader.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[union-attr]  # as Lightning does
         batches = list(loader)
         assert [len(labels) for _, labels in batches] == [100] * 12 + [93]
         return [float(image.double().square().sum()) for images, _ in batches for image in images]
@@ -85,13 +86,15 @@ def test_processes_share_training_without_losing_an_image(monkeypatch: pytest.Mo
     assert len(seen) - len(data.train) in (0, 1)
 
 
-def test_a_batch_is_one_gather_and_equals_image_by_image() -> None:
+def test_batches_hold_the_images_that_the_sampler_names_in_its_order() -> None:
     images = Images(torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8), torch.arange(50))
-    batches = Batches(images)
-    gathered, labels = batches.__getitems__([3, 1, 49])
-    assert labels.tolist() == [3, 1, 49]
-    assert torch.equal(gathered, torch.stack([batches[i][0] for i in (3, 1, 49)]))
-    assert gathered.dtype == torch.uint8
+    batches = Batches(images, BatchSampler(range(49, 0, -5), 4, drop_last=False), torch.device("cpu"))
+    assert len(batches) == 3
+    found = list(batches)
+    assert [labels.tolist() for _, labels in found] == [[49, 44, 39, 34], [29, 24, 19, 14], [9, 4]]
+    for pictures, labels in found:
+        assert pictures.dtype == torch.uint8
+        assert torch.equal(pictures, torch.stack([images.images[i] for i in labels.tolist()]))
 
 
 def test_pixels_become_zero_to_one_or_standard() -> None:

@@ -369,7 +369,7 @@ def test_lightnings_own_test_loop_agrees_with_evaluate(tmp_path: Path) -> None:
     data.setup()
     module = classifier(config, build_network(config.model.layers, (1, 28, 28), 10), data)
     trainer = build_trainer(config, plain, tmp_path)
-    fit(trainer, module, data, None)
+    fit(trainer, module, data, config)
     (measured,) = trainer.test(module, datamodule=data, verbose=False)
     found = evaluate(checkpoint.load(tmp_path / "checkpoints" / "last.ckpt"), data.test, "digits", "test")
     assert measured["test/accuracy"] == pytest.approx(found.accuracy)
