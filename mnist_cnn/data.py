@@ -61,8 +61,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.dataset = datasets.load(self.config.name, self.config.root)
         full = self.dataset.train
         train, val = split_indices(full.labels, self.config.val_fraction, self.config.split, self.seed)
-        self.train = Images(full.images[train], full.labels[train])
-        self.val = Images(full.images[val], full.labels[val])
+        self.train, self.val = full.chosen(train), full.chosen(val)
         self.test = self.dataset.test
         standard = self.config.normalize == "standard"
         own = Preprocessing.standard(self.train.images) if standard else Preprocessing()

@@ -20,11 +20,6 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.images import Images
 from mnist_cnn.splits import split_indices
 
-# Images, or fewer where these would make a layer give more values than this. Larger batches leave the caches: 6,000
-# images took `baseline` 250 ms in batches of 250 and 430 ms in batches of 1,000, on two cores.
-_BATCH = 250
-_VALUES = 2**27
-
 
 class ClassScore(NamedTuple):
     """How one class fares; `support` is the number of its images. 0 where a ratio has no denominator."""
@@ -174,7 +169,7 @@ class Evaluation:
 def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
     """Run a network over images, uint8 (N, C, H, W)."""
     probabilities, loss = [], 0.0
-    batch = max(1, min(_BATCH, _VALUES // trained.network.largest_output))
+    batch = trained.network.evaluation_batch
     machine.use_threads(trained.network.operations * batch)
     for start in range(0, len(images), batch):
         labels = images.labels[start : start + batch]
@@ -209,5 +204,4 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
     if split == "test":
         return dataset.test
     train, val = split_indices(dataset.train.labels, cut["val_fraction"], cut["split"], cut["seed"])
-    chosen = val if split == "val" else train
-    return Images(dataset.train.images[chosen], dataset.train.labels[chosen])
+    return dataset.train.chosen(val if split == "val" else train)

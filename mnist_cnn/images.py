@@ -18,6 +18,12 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def chosen(self, indices: Tensor) -> "Images":
+        """Those of these indices, in rising order: a part of the same memory where they follow one another."""
+        first, last = int(indices[0]), int(indices[-1])
+        part = slice(first, last + 1) if last - first == len(indices) - 1 else indices
+        return Images(self.images[part], self.labels[part])
+
     def to(self, device: torch.device) -> "Images":
         """The same on another device."""
         return Images(self.images.to(device), self.labels.to(device))

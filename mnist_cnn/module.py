@@ -61,11 +61,11 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a validation batch."""
-        self.val_metrics.update(self(batch[0]), batch[1])
+        self.val_metrics.update(self._logits(batch[0]), batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure a test batch."""
-        self.test_metrics.update(self(batch[0]), batch[1])
+        self.test_metrics.update(self._logits(batch[0]), batch[1])
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's means anew, also after one that was interrupted."""
@@ -102,6 +102,9 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         return F.cross_entropy(logits, labels), logits
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return torch.cat([self(part) for part in torch.split(images, self.network.evaluation_batch)])
 
     def _take_steps(self, batch: Batch, size: int) -> Tensor:
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()

@@ -1,0 +1,286 @@
+"""How fast is ours, side by side with Keras, with usual Lightning, and with a loop written by hand?
+
+    python benchmarks/speed.py --data-root data                       every comparison, about an hour on two cores
+    python benchmarks/speed.py --only baseline --data-root data       one of them
+    python benchmarks/speed.py --guard --data-root data               two minutes: is ours still as fast as the loop?
+    python benchmarks/speed.py --device cuda --data-root data         the same on a GPU
+
+The contenders take turns, round after round, so that what else happens on the machine meets them all. An epoch is timed
+from the line that a contender prints at the end of one to that of the next, validation and checkpoint included; the
+first epoch, with all that happens once, counts in the whole command only. Medians and spread (quartiles) over all
+rounds; ratios are of medians. Needs `pip install -e '.[benchmark]'`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTENDERS = Path(__file__).with_name("speed_contenders.py")
+
+# The guard fails when a `tiny` epoch of ours, where what is not computing shows most, takes longer than this by the
+# loop's. 1.03 was measured; the rest is the noise of short runs.
+GUARD_TOLERANCE = 1.10
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same work for several contenders; `ours` and `ours-bf16` are `python train.py`."""
+
+    model: str
+    batch_size: int
+    val_fraction: float
+    epochs: int
+    contenders: tuple[str, ...]
+
+
+COMPARISONS = {
+    "baseline": Comparison("baseline", 128, 0.1, 3, ("ours", "ours-bf16", "loop", "loop-bf16", "keras", "lightning")),
+    "tiny": Comparison("tiny", 32, 0.3, 3, ("ours", "loop", "keras", "lightning")),
+    "whole": Comparison("baseline", 128, 0.1, 12, ("ours", "keras")),
+}
+GUARD = Comparison("tiny", 32, 0.3, 3, ("ours", "loop"))
+
+
+@dataclass
+class Finished:
+    """One run of one contender: seconds from line to line, of the whole command, and its largest memory in MB."""
+
+    epochs: list[float]
+    at: list[float]  # seconds since the start, at the end of each epoch
+    val_accuracy: list[float]
+    command: float
+    memory: float
+    weights: str = ""
+    peaks: dict[str, float] = field(default_factory=dict)
+
+
+def compare(comparison: Comparison, rounds: int, data_root: Path, device: str) -> dict[str, list[Finished]]:
+    """Let the contenders take turns."""
+    found: dict[str, list[Finished]] = {name: [] for name in ("peak", *comparison.contenders)}
+    for number in range(rounds):
+        for name in found:
+            print(f"round {number + 1} of {rounds}: {comparison.model}, {name} …", end=" ", file=sys.stderr, flush=True)
+            found[name].append(run(name, comparison, data_root, device))
+            print(f"{found[name][-1].command:.1f} s", file=sys.stderr)
+    return found
+
+
+def run(name: str, comparison: Comparison, data_root: Path, device: str) -> Finished:
+    """Run a contender once."""
+    precision = "bf16-mixed" if name.endswith("-bf16") else "32-true"
+    with tempfile.TemporaryDirectory() as folder:
+        if name.startswith("ours"):
+            command = [
+                "train.py", f"model={comparison.model}", "data=mnist", f"data.root={data_root.resolve()}",
+                f"data.batch_size={comparison.batch_size}", f"data.val_fraction={comparison.val_fraction}",
+                f"trainer.max_epochs={comparison.epochs}", f"trainer.precision={precision}",
+                f"trainer={device}", f"run_dir={folder}/run",
+            ]  # fmt: skip
+        else:
+            command = [
+                str(CONTENDERS), name.removesuffix("-bf16"), "--model", comparison.model, "--device", device,
+                "--epochs", str(comparison.epochs), "--batch-size", str(comparison.batch_size),
+                "--val-fraction", str(comparison.val_fraction), "--data-root", str(data_root.resolve()),
+                "--precision", precision,
+            ]  # fmt: skip
+        finished = watch([sys.executable, *command])
+        if name.startswith("ours"):
+            finished.weights = _weights(Path(folder) / "run")
+    return finished
+
+
+def watch(command: Sequence[str]) -> Finished:
+    """Run a command and note when its lines about epochs come."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines, at, accuracy = [], [], []
+    done = Finished([], [], [], 0, 0)
+    for line in process.stdout:
+        lines.append(line)
+        if match := re.search(r"^epoch +\d+ ([\d.]+)$|^epoch +\d+/\d+ .*val accuracy ([\d.]+)%", line):
+            at.append(time.perf_counter() - start)
+            accuracy.append(float(match[1]) if match[1] else float(match[2]) / 100)
+        elif match := re.match(r"weights (\w+)", line):
+            done.weights = match[1]
+        elif match := re.match(r"peak (\w+) ([\d.]+)", line):
+            done.peaks[match[1]] = float(match[2])
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}\n{''.join(lines[-20:])}")
+    done.command, done.memory = time.perf_counter() - start, used.ru_maxrss / 1000
+    done.at, done.val_accuracy = at, accuracy
+    done.epochs = [after - before for before, after in pairwise(at)]
+    return done
+
+
+def _weights(run: Path) -> str:
+    sys.path[:0] = [str(CONTENDERS.parent)]
+    from speed_contenders import fingerprint
+
+    from mnist_cnn import checkpoint
+
+    return fingerprint(list(checkpoint.load(run / "checkpoints" / "last.ckpt").network.parameters()))
+
+
+def table(comparison: Comparison, found: dict[str, list[Finished]]) -> str:
+    """Markdown: for each contender seconds per epoch, the whole command, memory, and ours as a part of it."""
+    rows = [
+        "| | s per epoch | ours / it | whole command, s | ours / it | peak memory, MB |",
+        "|---|---|---:|---|---:|---:|",
+    ]
+    epochs = {name: [second for run in runs for second in run.epochs] for name, runs in found.items()}
+    commands = {name: [run.command for run in runs] for name, runs in found.items()}
+    for name in comparison.contenders:
+        ours = "ours-bf16" if name.endswith("-bf16") else "ours"
+        ratios = (f"{statistics.median(part[ours]) / statistics.median(part[name]):.3f}" for part in (epochs, commands))
+        per_epoch, whole = ratios
+        memory = max(run.memory for run in found[name])
+        rows.append(
+            f"| {name} | {_spread(epochs[name])} | {per_epoch} | {_spread(commands[name])} | {whole} | {memory:,.0f} |"
+        )
+    ratios_of_bf16 = "ours-bf16" in found and "keras" in found
+    what = f"`{comparison.model}`, batches of {comparison.batch_size}, {comparison.epochs} epochs"
+    lines = [f"{what}, {len(found['ours'])} rounds", "", *rows]
+    if ratios_of_bf16:
+        parts = [statistics.median(part["ours-bf16"]) / statistics.median(part["keras"]) for part in (epochs, commands)]
+        lines += ["", f"ours-bf16 / keras: {parts[0]:.3f} per epoch, {parts[1]:.3f} for the whole command"]
+    return "\n".join([*lines, *_same_weights(found), *_roofline(comparison, found, epochs)])
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.2f}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.2f} ({low:.2f} – {high:.2f})"
+
+
+def _same_weights(found: dict[str, list[Finished]]) -> list[str]:
+    lines = []
+    for ours, loop in (("ours", "loop"), ("ours-bf16", "loop-bf16")):
+        if ours in found and loop in found:
+            weights = {run.weights for name in (ours, loop) for run in found[name]}
+            same = "bit-identical" if len(weights) == 1 else f"DIFFERENT: {', '.join(sorted(weights))}"
+            lines += ["", f"weights of {ours} and {loop} after the last epoch, in all rounds: {same}"]
+    return lines
+
+
+def _roofline(comparison: Comparison, found: dict[str, list[Finished]], epochs: dict[str, list[float]]) -> list[str]:
+    """The part of the measured rate of matrix products that training reaches, validation and all."""
+    from speed_contenders import _network
+
+    _, operations = _network(comparison.model)
+    images = 60_000 * (3 * (1 - comparison.val_fraction) + comparison.val_fraction)  # a training step counts thrice
+    lines = []
+    for name, kind in (("ours", "float32"), ("ours-bf16", "bfloat16")):
+        if name in found:
+            peak = statistics.median(run.peaks[kind] for run in found["peak"])
+            reached = operations * images / statistics.median(epochs[name]) / 1e9
+            lines += [
+                "",
+                f"{name}: {reached:.0f} of {peak:.0f} GFLOP/s, {reached / peak:.0%} of large products in {kind}",
+            ]
+    return lines
+
+
+def draw(results: dict[str, dict[str, list[Finished]]], file: Path) -> None:
+    """Seconds per epoch of each contender, and accuracy on the validation images against wall time."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(results) + 1, figsize=(4.5 * (len(results) + 1), 3.6), layout="constrained")
+    for axis, (name, found) in zip(axes, results.items(), strict=False):
+        names = [contender for contender in COMPARISONS[name].contenders if contender in found]
+        axis.boxplot([[s for run in found[who] for s in run.epochs] for who in names], orientation="horizontal")
+        axis.set_yticks(range(1, len(names) + 1), names)
+        axis.invert_yaxis()
+        axis.set_xlim(left=0)
+        axis.set(title=f"{name}: seconds per epoch", xlabel="s")
+    longest = results.get("whole") or next(iter(results.values()))
+    for who, runs in longest.items():
+        if who != "peak":
+            axes[-1].plot(runs[0].at, [100 * value for value in runs[0].val_accuracy], marker=".", label=who)
+    axes[-1].set(title="accuracy against wall time (round 1)", xlabel="s since the command", ylabel="validation, %")
+    axes[-1].set_xlim(left=0)
+    axes[-1].legend()
+    figure.savefig(file, metadata={"Date": None})
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what was measured."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (match := re.search(r"model name\s*: (.*)", info.read_text())):
+        cpu = match[1]
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "lightning", "keras", "tensorflow-cpu", "tensorflow"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {"processor": cpu, "cores": len(os.sched_getaffinity(0)), **versions}
+
+
+def guard(data_root: Path) -> int:
+    """0 if ours takes no longer than the loop, within the tolerance; else 1."""
+    found = compare(GUARD, 3, data_root, "cpu")
+    print(table(GUARD, found))
+    ours, loop = (statistics.median(s for run in found[name] for s in run.epochs) for name in ("ours", "loop"))
+    good = ours / loop <= GUARD_TOLERANCE and len({run.weights for who in ("ours", "loop") for run in found[who]}) == 1
+    verdict = "as fast as it was" if good else "SLOWER THAN IT WAS, or other weights"
+    print(f"\n{verdict}: {ours / loop:.3f}, tolerance {GUARD_TOLERANCE}")
+    return 0 if good else 1
+
+
+def main() -> int:
+    """Measure, as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=COMPARISONS, default=list(COMPARISONS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--contenders", nargs="+", help="fewer of them, e.g. without keras where it is not installed")
+    parser.add_argument("--guard", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--output", type=Path, help="write everything that was measured to OUTPUT.json and OUTPUT.svg")
+    options = parser.parse_args()
+    sys.path[:0] = [str(ROOT)]
+    if options.guard:
+        return guard(options.data_root)
+    results: dict[str, dict[str, list[Finished]]] = {}
+    for name in options.only:
+        chosen = COMPARISONS[name]
+        if options.contenders:
+            kept = tuple(who for who in chosen.contenders if who in options.contenders)
+            chosen = Comparison(chosen.model, chosen.batch_size, chosen.val_fraction, chosen.epochs, kept)
+        results[name] = compare(chosen, options.rounds, options.data_root, options.device)
+        print(f"{table(chosen, results[name])}\n", flush=True)
+        if options.output:
+            plain = {
+                name: {who: list(map(asdict, runs)) for who, runs in found.items()} for name, found in results.items()
+            }
+            options.output.with_suffix(".json").write_text(json.dumps({"machine": machine(), **plain}, indent=1))
+    print(json.dumps(machine()))
+    if options.output:
+        draw(results, options.output.with_suffix(".svg"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

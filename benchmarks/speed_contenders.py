@@ -1,0 +1,277 @@
+"""Whom is ours compared with in speed? Each of them trains one network in a process of its own, started by `speed.py`.
+
+    python benchmarks/speed_contenders.py loop --model baseline --epochs 3 --data-root data
+
+Each does the same work: the same layers, the same training and validation images, batch size and epochs, Keras' Adam or
+the nearest that it has, loss and accuracy of both parts after every epoch, and a checkpoint. At the end of an epoch it
+prints a line, and `speed.py` takes the time from line to line:
+
+    epoch 2 0.9871          the number of the epoch, and the accuracy on the validation images
+"""
+
+import argparse
+import gzip
+import hashlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Task(NamedTuple):
+    """What is to be trained."""
+
+    model: str
+    epochs: int
+    batch_size: int
+    val_fraction: float
+    data_root: Path
+    device: str
+    precision: str
+
+
+# --- Keras on TensorFlow ------------------------------------------------------------------------------------------
+
+
+def keras(task: Task) -> None:
+    """Keras' own `fit` on its TensorFlow backend, with the arrays in memory and the best epoch's weights saved."""
+    os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
+    if task.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import numpy as np
+    from keras_recipes import compiled
+    from keras_recipes import keras as k
+
+    pixels = np.frombuffer(_read(task.data_root, "train-images-idx3-ubyte"), np.uint8, offset=16)
+    images = pixels.reshape(-1, 28, 28, 1).astype("float32") / 255
+    labels = np.frombuffer(_read(task.data_root, "train-labels-idx1-ubyte"), np.uint8, offset=8)
+    if task.precision == "bf16-mixed":
+        k.mixed_precision.set_global_policy("mixed_bfloat16")
+
+    class Lines(k.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+        def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+            say(epoch + 1, logs["val_accuracy"])
+
+    with tempfile.TemporaryDirectory() as folder:
+        keep = k.callbacks.ModelCheckpoint(f"{folder}/best.keras", monitor="val_accuracy", save_best_only=True)
+        network = compiled(task.model)
+        network.fit(
+            images, labels,
+            batch_size=task.batch_size, epochs=task.epochs, validation_split=task.val_fraction,
+            callbacks=[Lines(), keep], verbose=0,
+        )  # fmt: skip
+
+
+# --- PyTorch by hand ----------------------------------------------------------------------------------------------
+
+
+def loop(task: Task) -> None:
+    """A loop in plain PyTorch that takes the same steps as ours, to the same weights, without Lightning."""
+    import torch
+    from torch.nn import functional as F
+
+    from mnist_cnn import datasets, machine
+    from mnist_cnn.optimizers import KerasAdam
+    from mnist_cnn.splits import split_indices
+
+    machine.keep_freed_memory()
+    torch.manual_seed(0)
+    network, operations = _network(task.model)
+    network.to(task.device, memory_format=torch.channels_last)
+    machine.use_threads(3 * operations * task.batch_size)
+    optimizer = KerasAdam(network.parameters(), 1e-3, (0.9, 0.999), 1e-7, fused=True)
+
+    mnist = datasets.load("mnist", task.data_root).train
+    parts = split_indices(mnist.labels, task.val_fraction, "last", 0)
+    (x, y), (val_x, val_y) = (
+        (mnist.images[part].to(task.device), mnist.labels[part].to(task.device)) for part in parts
+    )
+    mixed = torch.autocast(task.device, torch.bfloat16, enabled=task.precision == "bf16-mixed")
+    # The two chains of random numbers that ours has: the order of the images, and dropout.
+    order = torch.Generator()
+    with tempfile.TemporaryDirectory() as folder:
+        for epoch in range(task.epochs):
+            torch.manual_seed(epoch * 1009)
+            order.manual_seed(epoch)
+            loss_sum, right = torch.zeros((), device=task.device), torch.zeros((), device=task.device)
+            network.train()
+            for chosen in torch.randperm(len(y), generator=order).to(task.device).split(task.batch_size):  # type: ignore[no-untyped-call]
+                images, labels = x.index_select(0, chosen).float().div_(255), y.index_select(0, chosen)
+                optimizer.zero_grad()
+                with mixed:
+                    logits = network(images)
+                    loss = F.cross_entropy(logits, labels)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                loss_sum += loss.detach() * len(labels)
+                right += (logits.detach().argmax(1) == labels).sum()
+            network.eval()
+            val_loss, val_right = torch.zeros((), device=task.device), torch.zeros((), device=task.device)
+            with torch.inference_mode(), mixed:
+                for images, labels in zip(torch.split(val_x, 250), torch.split(val_y, 250), strict=True):
+                    logits = network(images.float().div_(255))
+                    val_loss += F.cross_entropy(logits, labels, reduction="sum")
+                    val_right += (logits.argmax(1) == labels).sum()
+            float(loss_sum), float(right), float(val_loss)
+            torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, f"{folder}/last.ckpt")
+            say(epoch + 1, float(val_right) / len(val_y))
+    print(f"weights {fingerprint(list(network.parameters()))}", flush=True)
+
+
+def fingerprint(weights: list[Any]) -> str:
+    """The same for the same weights, and for no others."""
+    digest = hashlib.sha256()
+    for weight in weights:
+        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _network(name: str) -> tuple[Any, int]:
+    """A published network out of torch's modules, with the first weights that ours draws, and its operations."""
+    from torch import nn
+
+    from mnist_cnn.network import build_network
+
+    ours = build_network(_layers(name), (1, 28, 28), 10)
+    flat = nn.Flatten  # of channels-last features, after the permutation below
+    pooled: Callable[[], list[nn.Module]] = lambda: [nn.MaxPool2d(2), nn.ReLU()]  # noqa: E731
+    modules: dict[str, list[nn.Module]] = {
+        "baseline": [
+            nn.Conv2d(1, 32, 3), *pooled(), nn.Conv2d(32, 64, 3), *pooled(),
+            _ChannelsLast(), flat(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10),
+        ],
+        "tiny": [
+            nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 8, 4), *pooled(), nn.Conv2d(8, 16, 4), *pooled(),
+            _ChannelsLast(), flat(), nn.Linear(400, 10), nn.ReLU(), nn.Linear(10, 10),
+        ],
+        "mlp": [flat(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 10)],
+    }  # fmt: skip
+    network = nn.Sequential(*modules[name])
+    for mine, theirs in zip(network.parameters(), ours.parameters(), strict=True):
+        mine.data.copy_(theirs.data)
+    return network, ours.operations
+
+
+def _layers(name: str) -> Any:
+    from omegaconf import OmegaConf
+
+    file = Path(__file__).resolve().parents[1] / "conf" / "model" / f"{name}.yaml"
+    return OmegaConf.to_container(OmegaConf.load(file))["layers"]  # type: ignore[call-overload,index]
+
+
+def _ChannelsLast() -> Any:  # it stands among modules
+    from torch import Tensor, nn
+
+    class ChannelsLast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 3, 1)
+
+    return ChannelsLast()
+
+
+# --- Lightning, as it is usually written --------------------------------------------------------------------------
+
+
+def lightning(task: Task) -> None:
+    """torchvision's data set with a transform for every picture, DataLoader, `self.log` in every step, a bar."""
+    import lightning.pytorch as pl
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+    from torch.utils.data import DataLoader, Subset
+    from torchmetrics.classification import MulticlassAccuracy
+    from torchvision import transforms
+    from torchvision.datasets import MNIST
+
+    class Model(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, _ = _network(task.model)
+            self.accuracy, self.val_accuracy = (MulticlassAccuracy(10, average="micro") for _ in range(2))
+
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            logits = self.network(batch[0])
+            loss = F.cross_entropy(logits, batch[1])
+            self.accuracy(logits, batch[1])
+            self.log("train_loss", loss, prog_bar=True)
+            self.log("train_acc", self.accuracy, on_step=False, on_epoch=True, prog_bar=True)
+            return loss
+
+        def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+            logits = self.network(batch[0])
+            self.val_accuracy(logits, batch[1])
+            self.log("val_loss", F.cross_entropy(logits, batch[1]), prog_bar=True)
+            self.log("val_acc", self.val_accuracy, prog_bar=True)
+
+        def on_train_epoch_end(self) -> None:
+            say(self.current_epoch + 1, float(self.trainer.callback_metrics["val_acc"]))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):  # torchvision wants them unpacked
+            raw = Path(folder) / "MNIST" / "raw" / name
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            raw.write_bytes(_read(task.data_root, name))
+        mnist = MNIST(folder, train=True, transform=transforms.ToTensor())
+        first = math.ceil(len(mnist) * (1 - task.val_fraction))
+        train, val = Subset(mnist, range(first)), Subset(mnist, range(first, len(mnist)))
+        accelerator = "cpu" if task.device == "cpu" else "gpu"
+        trainer = pl.Trainer(max_epochs=task.epochs, accelerator=accelerator, devices=1, default_root_dir=folder)
+        trainer.fit(
+            Model(), DataLoader(train, task.batch_size, shuffle=True, num_workers=0), DataLoader(val, task.batch_size)
+        )
+
+
+# --- the roofline ---------------------------------------------------------------------------------------------------
+
+
+def peak(task: Task) -> None:
+    """The rate of large matrix products, in GFLOP/s: what a step could reach if it were nothing else."""
+    import torch
+
+    size = 2048 if task.device == "cpu" else 8192
+    for name in ("float32", "bfloat16"):
+        a, b = (torch.rand(size, size, device=task.device).to(getattr(torch, name)) for _ in range(2))
+        best = math.inf
+        for _ in range(10):
+            start = time.perf_counter()
+            (a @ b)[0, 0].item()  # waits for a GPU too
+            best = min(best, time.perf_counter() - start)
+        print(f"peak {name} {2 * size**3 / best / 1e9:.1f}", flush=True)
+
+
+def _read(root: Path, name: str) -> bytes:
+    packed = root / "MNIST" / "raw" / f"{name}.gz"
+    return gzip.decompress(packed.read_bytes()) if packed.exists() else packed.with_suffix("").read_bytes()
+
+
+def say(epoch: int, val_accuracy: float) -> None:
+    """The line that `speed.py` waits for."""
+    print(f"epoch {epoch} {val_accuracy:.4f}", flush=True)
+
+
+CONTENDERS: dict[str, Callable[[Task], None]] = {"keras": keras, "loop": loop, "lightning": lightning, "peak": peak}
+
+
+def main() -> None:
+    """Train, as the command line says."""
+    parser = argparse.ArgumentParser(description="One contender of speed.py.")
+    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("--model", default="baseline")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--val-fraction", type=float, default=0.1)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="32-true")
+    options = vars(parser.parse_args())
+    CONTENDERS[options.pop("contender")](Task(**options))
+
+
+if __name__ == "__main__":
+    main()
