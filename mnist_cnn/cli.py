@@ -56,6 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
+    predict = commands.add_parser(
+        "predict",
+        help="say which digit a picture shows",
+        description="Say which digit each picture shows: a photograph or a drawing, dark on light or light on dark.",
+    )
+    predict.add_argument(
+        "paths", metavar="[CKPT_OR_RUN] PICTURE", nargs="+",
+        help="pictures, folders of them, or - for one on standard input; before them a checkpoint or run folder, "
+        "or else the newest run in runs/",
+    )  # fmt: skip
+    predict.add_argument("--json", action="store_true", help="print one JSON object for each picture, on a line each")
+    predict.set_defaults(run=_predict)
+
     bring = commands.add_parser(
         "import-keras",
         help="make a checkpoint of a Keras model (.keras, .h5, .hdf5)",
@@ -112,6 +125,31 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         print(f"{trained.model}, {trained.origin}, from {file}\n{result.text()}")
     return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from mnist_cnn import checkpoint
+    from mnist_cnn.predict import predict
+
+    first, *others = options.paths
+    if first.endswith(".ckpt") or (Path(first) / "checkpoints").is_dir():
+        file = checkpoint.find(first)
+        if not others:
+            raise ConfigError(f"no picture was named: mnist-cnn predict {first} PICTURE")
+    else:
+        file, others = checkpoint.newest(Path("runs")), options.paths
+        print(f"by {file}", file=sys.stderr)
+    trained = checkpoint.load(file)
+    failed = False
+    for found in predict(trained, [Path(path) for path in others]):
+        failed |= found.error is not None
+        if options.json:
+            print(json.dumps(found.plain()), flush=True)
+        elif found.error is None:
+            print(found.text(), flush=True)
+        else:
+            print(f"error: {found.error}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _import_keras(options: argparse.Namespace) -> int:
