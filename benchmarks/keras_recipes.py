@@ -1,6 +1,6 @@
 """What are the five published networks and recipes, in Keras itself? Tests and benchmarks compare ours with these.
 
-Importing this chooses Keras' torch backend on the CPU, unless KERAS_BACKEND names another. Keras comes with
+Importing this chooses Keras' torch backend on the CPU, unless Keras has been imported with another. Keras comes with
 `pip install -e '.[dev]'`.
 """
 
@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_TORCH_DEVICE"] = "cpu"
 
 import keras

@@ -20,6 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+# Images validated at once, by each of them.
+VALIDATION_BATCH = 250
+
 
 class Task(NamedTuple):
     """What is to be trained."""
@@ -41,9 +44,13 @@ def keras(task: Task) -> None:
     os.environ.update(KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
     if task.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    import keras as k  # before keras_recipes, which would choose another backend
     import numpy as np
+    import tensorflow
     from keras_recipes import compiled
-    from keras_recipes import keras as k
+
+    if task.device == "cuda" and not tensorflow.config.list_physical_devices("GPU"):
+        raise SystemExit("this TensorFlow finds no GPU; leave keras out: --contenders ours ours-bf16 loop lightning")
 
     pixels = np.frombuffer(_read(task.data_root, "train-images-idx3-ubyte"), np.uint8, offset=16)
     images = pixels.reshape(-1, 28, 28, 1).astype("float32") / 255
@@ -61,7 +68,7 @@ def keras(task: Task) -> None:
         network.fit(
             images, labels,
             batch_size=task.batch_size, epochs=task.epochs, validation_split=task.val_fraction,
-            callbacks=[Lines(), keep], verbose=0,
+            validation_batch_size=VALIDATION_BATCH, callbacks=[Lines(), keep], verbose=0,
         )  # fmt: skip
 
 
@@ -78,6 +85,10 @@ def loop(task: Task) -> None:
     from mnist_cnn.splits import split_indices
 
     machine.keep_freed_memory()
+    if task.device == "cuda":  # as ours does, or the last bits differ
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.manual_seed(0)
     network, operations = _network(task.model)
     network.to(task.device, memory_format=torch.channels_last)
@@ -111,22 +122,30 @@ def loop(task: Task) -> None:
             network.eval()
             val_loss, val_right = torch.zeros((), device=task.device), torch.zeros((), device=task.device)
             with torch.inference_mode(), mixed:
-                for images, labels in zip(torch.split(val_x, 250), torch.split(val_y, 250), strict=True):
+                for images, labels in zip(
+                    *(torch.split(part, VALIDATION_BATCH) for part in (val_x, val_y)), strict=True
+                ):
                     logits = network(images.float().div_(255))
                     val_loss += F.cross_entropy(logits, labels, reduction="sum")
                     val_right += (logits.argmax(1) == labels).sum()
             float(loss_sum), float(right), float(val_loss)
             torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, f"{folder}/last.ckpt")
             say(epoch + 1, float(val_right) / len(val_y))
-    print(f"weights {fingerprint(list(network.parameters()))}", flush=True)
+    _say_weights(network)
 
 
-def fingerprint(weights: list[Any]) -> str:
-    """The same for the same weights, and for no others."""
+def weights(file: Path) -> None:
+    """The line about weights that `loop` ends with, for a checkpoint of ours."""
+    from mnist_cnn import checkpoint
+
+    _say_weights(checkpoint.load(file).network)
+
+
+def _say_weights(network: Any) -> None:
     digest = hashlib.sha256()
-    for weight in weights:
+    for weight in network.parameters():
         digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    print(f"weights {digest.hexdigest()[:16]}", flush=True)
 
 
 def _network(name: str) -> tuple[Any, int]:
@@ -176,7 +195,10 @@ def _ChannelsLast() -> Any:  # it stands among modules
 
 
 def lightning(task: Task) -> None:
-    """torchvision's data set with a transform for every picture, DataLoader, `self.log` in every step, a bar."""
+    """torchvision's data set with a transform for every picture, DataLoader, `self.log` in every step, a bar.
+
+    No worker processes: on two cores they are slower.
+    """
     import lightning.pytorch as pl
     import torch
     from torch import Tensor
@@ -213,7 +235,8 @@ def lightning(task: Task) -> None:
             return torch.optim.Adam(self.parameters(), lr=1e-3)
 
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):  # torchvision wants them unpacked
+        for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+            name = f"{part}-ubyte"  # torchvision wants them unpacked
             raw = Path(folder) / "MNIST" / "raw" / name
             raw.parent.mkdir(parents=True, exist_ok=True)
             raw.write_bytes(_read(task.data_root, name))
@@ -223,7 +246,7 @@ def lightning(task: Task) -> None:
         accelerator = "cpu" if task.device == "cpu" else "gpu"
         trainer = pl.Trainer(max_epochs=task.epochs, accelerator=accelerator, devices=1, default_root_dir=folder)
         trainer.fit(
-            Model(), DataLoader(train, task.batch_size, shuffle=True, num_workers=0), DataLoader(val, task.batch_size)
+            Model(), DataLoader(train, task.batch_size, shuffle=True, num_workers=0), DataLoader(val, VALIDATION_BATCH)
         )
 
 
@@ -243,6 +266,7 @@ def peak(task: Task) -> None:
             (a @ b)[0, 0].item()  # waits for a GPU too
             best = min(best, time.perf_counter() - start)
         print(f"peak {name} {2 * size**3 / best / 1e9:.1f}", flush=True)
+    print(f"peak operations {_network(task.model)[1]}", flush=True)
 
 
 def _read(root: Path, name: str) -> bytes:
@@ -250,18 +274,28 @@ def _read(root: Path, name: str) -> bytes:
     return gzip.decompress(packed.read_bytes()) if packed.exists() else packed.with_suffix("").read_bytes()
 
 
+def fetch(task: Task) -> None:
+    """MNIST's files, if they are not there yet."""
+    from mnist_cnn import datasets
+
+    datasets.fetch("mnist", task.data_root, os.environ.get("MNIST_MIRROR"))
+
+
 def say(epoch: int, val_accuracy: float) -> None:
     """The line that `speed.py` waits for."""
     print(f"epoch {epoch} {val_accuracy:.4f}", flush=True)
 
 
-CONTENDERS: dict[str, Callable[[Task], None]] = {"keras": keras, "loop": loop, "lightning": lightning, "peak": peak}
+CONTENDERS: dict[str, Callable[[Task], None]] = {
+    "keras": keras, "loop": loop, "lightning": lightning, "peak": peak, "fetch": fetch,
+}  # fmt: skip
 
 
 def main() -> None:
     """Train, as the command line says."""
     parser = argparse.ArgumentParser(description="One contender of speed.py.")
-    parser.add_argument("contender", choices=CONTENDERS)
+    parser.add_argument("contender", choices=[*CONTENDERS, "weights"])
+    parser.add_argument("--checkpoint", type=Path, help="whose weights")
     parser.add_argument("--model", default="baseline")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -270,7 +304,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="32-true")
     options = vars(parser.parse_args())
-    CONTENDERS[options.pop("contender")](Task(**options))
+    contender, file = options.pop("contender"), options.pop("checkpoint")
+    if contender == "weights":
+        weights(file)
+    else:
+        CONTENDERS[contender](Task(**options))
 
 
 if __name__ == "__main__":

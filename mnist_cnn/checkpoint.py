@@ -109,6 +109,14 @@ def find(path: str | Path) -> Path:
     return path
 
 
+def newest(runs: Path) -> Path:
+    """The best checkpoint of the run that wrote one last; CheckpointError where there is none."""
+    found = sorted(runs.glob("**/checkpoints/best.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise CheckpointError(f"no checkpoint was named, and {runs}/ has no run; train one: python train.py")
+    return found[-1]
+
+
 def load(path: str | Path) -> TrainedNetwork:
     """Read a checkpoint file, or the best checkpoint of a run folder, onto the CPU.
 

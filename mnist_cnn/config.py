@@ -103,6 +103,7 @@ class TrainerConfig:
     devices: Any  # a number, a list of them or "auto", as Lightning takes it
     strategy: str
     precision: str
+    compile: bool
     max_epochs: int
     deterministic: bool
     extra: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,8 @@ What is done here changes no result but for rounding, which follows from the num
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +15,9 @@ import torch
 # With fewer floating-point operations than this for each thread in a step, another thread costs more than it brings:
 # measured with `mlp` on two cores of an AMD EPYC, where a step of 8 million is slower on two, one of 32 million faster.
 _OPERATIONS_PER_THREAD = 16e6
+_OF_TORCH = torch.get_num_threads()
+# "200000 100000" is two processors: how a container is told of its share
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def keep_freed_memory() -> None:
@@ -33,19 +38,34 @@ def keep_freed_memory() -> None:
 
 
 def use_threads(operations: float) -> None:
-    """Let torch use as many threads as the processors that are really ours, and as so many operations keep busy.
+    """Let torch use as many threads as so many operations keep busy, on processors that are really ours.
 
-    `operations` are the floating-point ones of a step. OMP_NUM_THREADS in the environment has the last word.
+    `operations` are the floating-point ones of a step. OMP_NUM_THREADS and MKL_NUM_THREADS have the last word.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & set(os.environ):
         torch.set_num_threads(max(1, min(processors(), int(operations / _OPERATIONS_PER_THREAD))))
 
 
-def processors() -> int:
-    """How many processors this process may use: as the scheduler allows it, and no more than its container's share."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def threads(operations: float) -> Iterator[None]:
+    """The same for a while."""
+    before = torch.get_num_threads()
+    use_threads(operations)
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processors() -> int:
+    """How many processors this process may use: as the scheduler allows it, and no more than its container's share.
+
+    No more than torch takes by itself either: where a core runs two threads, that is one for each core.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = min(allowed, _OF_TORCH)
+    try:
+        quota, period = _QUOTA.read_text().split()
         return max(1, min(allowed, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or its quota is "max"
         return allowed

@@ -67,6 +67,15 @@ class Classifier(pl.LightningModule):
         """Measure a test batch."""
         self.test_metrics.update(self._logits(batch[0]), batch[1])
 
+    def on_train_start(self) -> None:
+        """Go on counting steps from where the stopped run was, whoever took them there."""
+        loop = self.trainer.fit_loop.epoch_loop
+        by_us, by_lightning = loop.manual_optimization.optim_step_progress, loop.automatic_optimization.optim_progress
+        counters = by_us.total, by_lightning.optimizer.step.total
+        most = max(counter.completed for counter in counters)
+        for counter in counters:
+            counter.ready = counter.completed = most
+
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's means anew, also after one that was interrupted."""
         self.train_metrics.reset()
@@ -104,11 +113,16 @@ class Classifier(pl.LightningModule):
         return F.cross_entropy(logits, labels), logits
 
     def _logits(self, images: Tensor) -> Tensor:
-        return torch.cat([self(part) for part in torch.split(images, self.network.evaluation_batch)])
+        at_once = self.network.evaluation_batch if images.device.type == "cpu" else len(images)
+        return torch.cat([self(part) for part in torch.split(images, at_once)])
 
     def _take_steps(self, batch: Batch, size: int) -> Tensor:
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer)
+        # Lightning's counts of steps, for checkpoints and for loggers. The optimiser that it wraps would count by
+        # itself, for 70 µs a step.
+        loop = self.trainer.fit_loop.epoch_loop
+        taken = loop.manual_optimization.optim_step_progress.total
         outputs = []
         for images, labels in zip(*(torch.split(part, size) for part in batch), strict=True):
             optimizer.zero_grad()
@@ -116,12 +130,12 @@ class Classifier(pl.LightningModule):
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimizer.step()
+            taken.completed += 1
             torch.clear_autocast_cache()  # it holds the weights as they were before the step
             if isinstance(scheduler, LRScheduler):
                 scheduler.step()
             outputs.append(logits.detach())
-        # What `trainer.global_step` counts; the optimiser that Lightning wraps would count, for 70 µs a step.
-        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed += len(outputs)
+        loop._batches_that_stepped += len(outputs) - 1  # it adds one itself
         return torch.cat(outputs)
 
     def _log(self, part: str, metrics: "Measured") -> None:
@@ -146,7 +160,7 @@ class Measured(nn.Module):
         """Add images: logits (N, classes) and labels (N,)."""
         self.loss.update(F.cross_entropy(logits, labels, reduction="sum"))
         self.correct.update((logits.argmax(1) == labels).sum())
-        self.images.update(len(labels))
+        self.images.update(labels.new_full((), len(labels)))  # a number would be sent there, which waits
 
     def compute(self) -> dict[str, Tensor]:
         """`loss` and `accuracy`; nothing where no batch has been added."""

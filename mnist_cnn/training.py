@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,14 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_cnn import checkpoint, machine
-from mnist_cnn.callbacks import History, Progress
+from mnist_cnn.callbacks import BestAndLast, History, Progress
 from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.config import Config
 from mnist_cnn.data import MNISTDataModule
@@ -39,14 +39,6 @@ T = TypeVar("T")
 # How many images Lightning sees at once where it need not see single steps: enough that its half a millisecond does not
 # count, few enough that the bar moves and Ctrl-C is heard.
 _IMAGES_AT_ONCE = 2048
-_HOOKS_OF_A_STEP = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-)
 
 
 def check(config: Config) -> None:
@@ -217,8 +209,11 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
     kept = Path(config.resume) / "checkpoints" if config.resume else None
     last = kept / "last.ckpt" if kept and (kept / "best.ckpt").exists() else None
     handler = signal.getsignal(signal.SIGINT)
+    work = 3 * module.network.operations * config.data.batch_size
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        # Several processes have the processors shared out by Lightning.
+        with machine.threads(work) if trainer.world_size == 1 else nullcontext():
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SystemExit:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise
@@ -228,6 +223,8 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
             shutil.rmtree(folder)  # there is nothing in it to go on from
         if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never measured
             raise ConfigError(" ".join(str(error).split())) from error
+        if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise ConfigError(f"trainer.compile=true: it can't be done here: {_first_line(error)}") from error
         raise
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -239,19 +236,21 @@ def _make_fast(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, c
     # In deterministic mode torch fills all new memory, in case somebody reads it before it is written. Nobody does, and
     # it is 10 % of a step. (setattr: torch makes this module a class, which its types don't know.)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
-    if trainer.world_size == 1:  # Lightning shares the processors out among several
-        machine.use_threads(3 * module.network.operations * config.data.batch_size)
+    if config.trainer.compile:
+        module.network.compile()  # in place: checkpoints stay what they are
     if _one_step_is_like_another(trainer, config):
         module.take_steps_itself(config.data.batch_size)
         data.batches_at_once = max(1, _IMAGES_AT_ONCE // config.data.batch_size)
 
 
 def _one_step_is_like_another(trainer: pl.Trainer, config: Config) -> bool:
-    """Whether nothing in Lightning or a callback has to happen before, in or after single steps."""
+    """Whether nothing in Lightning or a callback has to happen before, in or after single steps.
+
+    Of callbacks only those are trusted that are known: others may also rely on Lightning's taking the steps.
+    """
     epochwise = [
-        isinstance(callback, Progress)
-        or (isinstance(callback, ModelCheckpoint) and (callback.every_n_epochs or 0) > 0)
-        or not any(is_overridden(hook, callback, Callback) for hook in _HOOKS_OF_A_STEP)
+        type(callback) in (History, Progress, EarlyStopping)
+        or (type(callback) in (BestAndLast, ModelCheckpoint) and (callback.every_n_epochs or 0) > 0)
         for callback in trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     ]
     plain = config.trainer.precision != "16-mixed" and not config.trainer.extra and trainer.world_size == 1
@@ -300,6 +299,10 @@ def finish(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[st
             logger.experiment.finish()  # or all runs of a sweep would be one to it
     print("\n".join(f"{what:<11} {value}" for what, value in run.results()))
     return metrics
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 def _has(accelerator: str) -> bool:

@@ -41,6 +41,17 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert certain_but_half_right.calibration_error == pytest.approx(0.4)
 
 
+def test_confusion_and_calibration_error_agree_with_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
+
+    logits, labels = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)) * 3, torch.arange(1000) % 3
+    probabilities = torch.cat([logits.softmax(1)[:990], torch.eye(3).repeat(4, 1)[:10]])
+    found = Evaluation("made up", "test", ("a", "b", "c"), probabilities, labels, 0.0)
+    assert torch.equal(found.confusion, multiclass_confusion_matrix(found.predicted, labels, 3))
+    theirs = float(multiclass_calibration_error(probabilities, labels, 3, n_bins=15))
+    assert found.calibration_error == pytest.approx(theirs, rel=1e-5)
+
+
 def test_a_class_that_never_occurs_scores_zero_and_breaks_nothing() -> None:
     assert evaluation([[1.0, 0.0, 0.0]], [0]).per_class[2] == ("c", 0.0, 0.0, 0.0, 0)
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from tests.conftest import ROOT
 
@@ -30,6 +32,7 @@ def test_the_two_install_commands_stand_first_and_are_those_that_ci_runs() -> No
 
 def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    Image.fromarray(load_digits().images[7].astype("uint8") * 15).save(tmp_path / "picture.png")
     commands = [command for command in COMMANDS if command not in INSTALLING]
     assert len(commands) >= 8
     for command in commands:
@@ -41,7 +44,7 @@ def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout
     runs = [folder.name for folder in (tmp_path / "runs").iterdir()]
-    assert len(runs) == 5
+    assert len(runs) == 6
     assert (tmp_path / "my_run" / "report" / "index.html").exists()
 
 
