@@ -125,7 +125,7 @@ def main() -> None:
         print(f"| {name} | {' | '.join(cells)} |")
     for name in ("with torch.compile", "bf16-mixed with torch.compile"):
         waits = ", ".join(f"`{model}` {max(first[name, model]):.0f} s" for model in BATCH)
-        print(f"\n{name}, until the first step is done (nothing cached): {waits}")
+        print(f"\n{name}, until the first step is done: {waits}")
 
 
 if __name__ == "__main__":

@@ -233,8 +233,8 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
 def _make_fast(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: Config) -> None:
     """What makes the same run take less time."""
     machine.keep_freed_memory()
-    # In deterministic mode torch fills all new memory, in case somebody reads it before it is written. Nobody does, and
-    # it is 10 % of a step. (setattr: torch makes this module a class, which its types don't know.)
+    # In deterministic mode torch fills all new memory, in case somebody reads it before it is written; nobody does.
+    # (setattr: torch makes this module a class, which its types don't know.)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     if config.trainer.compile:
         module.network.compile()  # in place: checkpoints stay what they are
