@@ -175,15 +175,16 @@ class Evaluation:
 @torch.inference_mode()
 def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
     """Run a network over images, uint8 (N, C, H, W)."""
-    probabilities, loss = [], 0.0
+    # In one piece from the start: a small result kept from each batch would break up the memory that the next needs.
+    probabilities, loss = torch.empty(len(images), len(trained.classes)), 0.0
     batch = trained.network.evaluation_batch
     with machine.threads(trained.network.operations * batch):
         for start in range(0, len(images), batch):
             labels = images.labels[start : start + batch]
             logits = trained.network(trained.preprocessing(images.images[start : start + batch]))
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            probabilities.append(logits.softmax(1))
-    return Evaluation(dataset, split, trained.classes, torch.cat(probabilities), images.labels, loss / len(images))
+            probabilities[start : start + batch] = logits.softmax(1)
+    return Evaluation(dataset, split, trained.classes, probabilities, images.labels, loss / len(images))
 
 
 def check_suits(trained: TrainedNetwork, name: str) -> None:
