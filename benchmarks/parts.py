@@ -12,10 +12,10 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import pairwise
-from pathlib import Path
+from itertools import cycle, pairwise
 
-ROOT = Path(__file__).resolve().parents[1]
+from speed import ROOT
+
 BATCH = {"baseline": 128, "tiny": 32}
 
 # name in the table: (what is switched on or off, environment)
@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
 def steps(model: str, switches: set[str], seconds: float) -> None:
     """Print the median time of a step in milliseconds, and the seconds before the first one was done."""
     import torch
-    from speed_contenders import _layers, _network
+    from speed_contenders import hand_built, layers_of
     from torch import nn
     from torch.nn import functional as F
 
@@ -51,13 +51,13 @@ def steps(model: str, switches: set[str], seconds: float) -> None:
     torch.use_deterministic_algorithms(True)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", "fill" in switches)  # noqa: B010
     torch.manual_seed(0)
-    ours = build_network(_layers(model), (1, 28, 28), 10)
+    ours = build_network(layers_of(model), (1, 28, 28), 10)
     network: nn.Module = ours
     machine.use_threads(3 * ours.operations * BATCH[model])
     if "one-thread" in switches:
         torch.set_num_threads(1)
     if "relu-first" in switches:
-        modules = list(_network(model)[0])
+        modules = list(hand_built(model)[0])
         for index, (pool, relu) in enumerate(pairwise(tuple(modules))):
             if isinstance(pool, nn.MaxPool2d) and isinstance(relu, nn.ReLU):
                 modules[index : index + 2] = relu, pool
@@ -67,31 +67,27 @@ def steps(model: str, switches: set[str], seconds: float) -> None:
     if "compile" in switches:
         network.compile()
     optimizer = KerasAdam(network.parameters(), 1e-3, (0.9, 0.999), 1e-7, fused="unfused" not in switches)
-    size, together = BATCH[model], 2048
+    size = BATCH[model]
+    together = size if "single-gather" in switches else 2048
     images = torch.randint(0, 256, (60_000, 1, 28, 28), dtype=torch.uint8)
     labels = torch.randint(0, 10, (60_000,))
-    order = torch.randperm(60_000)
+    full = [chosen for chosen in torch.split(torch.randperm(60_000), together) if len(chosen) == together]
     mixed = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in switches)
     taken: list[float] = []
-    begin = time.perf_counter()
-    first = 0.0
-    while time.perf_counter() - begin - first < seconds:
-        for chosen in torch.split(order, size if "single-gather" in switches else together):
-            start = time.perf_counter()
-            x, y = images.index_select(0, chosen).float().div_(255), labels.index_select(0, chosen)
-            count = 0
-            for pictures, wanted in zip(torch.split(x, size), torch.split(y, size), strict=True):
-                optimizer.zero_grad()
-                with mixed:
-                    loss = F.cross_entropy(network(pictures), wanted)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                first = first or time.perf_counter() - begin
-                count += 1
-            if len(chosen) == (size if "single-gather" in switches else together):
-                taken.append((time.perf_counter() - start) / count)
-            if time.perf_counter() - begin - first > seconds:
-                break
+    begin, first = time.perf_counter(), 0.0
+    for chosen in cycle(full):
+        start = time.perf_counter()
+        x, y = images.index_select(0, chosen).float().div_(255), labels.index_select(0, chosen)
+        for pictures, wanted in zip(torch.split(x, size), torch.split(y, size), strict=True):
+            optimizer.zero_grad()
+            with mixed:
+                loss = F.cross_entropy(network(pictures), wanted)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            first = first or time.perf_counter() - begin
+        taken.append((time.perf_counter() - start) * size / together)
+        if len(taken) > 1 and time.perf_counter() - begin - first > seconds:
+            break
     print(statistics.median(taken[1:]) * 1e3, first)
 
 

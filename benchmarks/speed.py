@@ -149,8 +149,8 @@ def table(comparison: Comparison, found: dict[str, list[Finished]]) -> str:
 
     rows = []
     for name in comparison.contenders:
-        cells = [name, _spread(epochs[name]), ratio(epochs, "ours", name), ratio(epochs, "ours-bf16", name)]
-        cells += [_spread(commands[name]), ratio(commands, "ours", name), ratio(commands, "ours-bf16", name)]
+        cells = [name, spread(epochs[name]), ratio(epochs, "ours", name), ratio(epochs, "ours-bf16", name)]
+        cells += [spread(commands[name]), ratio(commands, "ours", name), ratio(commands, "ours-bf16", name)]
         rows.append(" | ".join([*cells, f"{statistics.median(run.memory for run in found[name]):,.0f}"]))
     what = f"`{comparison.model}`, batches of {comparison.batch_size}, {comparison.epochs} epochs"
     heads = ["", "s per epoch", "ours / it", "ours-bf16 / it", "whole command, s", "ours / it", "ours-bf16 / it"]
@@ -164,7 +164,8 @@ def table(comparison: Comparison, found: dict[str, list[Finished]]) -> str:
     return "\n".join([*lines, *_same_weights(found), *_roofline(comparison, found, epochs)])
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """`median (lower quartile – upper quartile)`."""
     if len(values) < 2:
         return f"{values[0]:.2f}"
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

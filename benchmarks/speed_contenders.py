@@ -90,7 +90,7 @@ def loop(task: Task) -> None:
         torch.use_deterministic_algorithms(True)
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.manual_seed(0)
-    network, operations = _network(task.model)
+    network, operations = hand_built(task.model)
     network.to(task.device, memory_format=torch.channels_last)
     machine.use_threads(3 * operations * task.batch_size)
     optimizer = KerasAdam(network.parameters(), 1e-3, (0.9, 0.999), 1e-7, fused=True)
@@ -148,25 +148,25 @@ def _say_weights(network: Any) -> None:
     print(f"weights {digest.hexdigest()[:16]}", flush=True)
 
 
-def _network(name: str) -> tuple[Any, int]:
+def hand_built(name: str) -> tuple[Any, int]:
     """A published network out of torch's modules, with the first weights that ours draws, and its operations."""
     from torch import nn
 
+    from mnist_cnn.keras_ops import Flatten
     from mnist_cnn.network import build_network
 
-    ours = build_network(_layers(name), (1, 28, 28), 10)
-    flat = nn.Flatten  # of channels-last features, after the permutation below
+    ours = build_network(layers_of(name), (1, 28, 28), 10)
     pooled: Callable[[], list[nn.Module]] = lambda: [nn.MaxPool2d(2), nn.ReLU()]  # noqa: E731
     modules: dict[str, list[nn.Module]] = {
         "baseline": [
             nn.Conv2d(1, 32, 3), *pooled(), nn.Conv2d(32, 64, 3), *pooled(),
-            _ChannelsLast(), flat(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10),
+            Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10),
         ],
         "tiny": [
             nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 8, 4), *pooled(), nn.Conv2d(8, 16, 4), *pooled(),
-            _ChannelsLast(), flat(), nn.Linear(400, 10), nn.ReLU(), nn.Linear(10, 10),
+            Flatten(), nn.Linear(400, 10), nn.ReLU(), nn.Linear(10, 10),
         ],
-        "mlp": [flat(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 10)],
+        "mlp": [Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 10)],
     }  # fmt: skip
     network = nn.Sequential(*modules[name])
     for mine, theirs in zip(network.parameters(), ours.parameters(), strict=True):
@@ -174,21 +174,12 @@ def _network(name: str) -> tuple[Any, int]:
     return network, ours.operations
 
 
-def _layers(name: str) -> Any:
+def layers_of(name: str) -> Any:
+    """The list of layers of a published network, as `conf/model` has it."""
     from omegaconf import OmegaConf
 
     file = Path(__file__).resolve().parents[1] / "conf" / "model" / f"{name}.yaml"
     return OmegaConf.to_container(OmegaConf.load(file))["layers"]  # type: ignore[call-overload,index]
-
-
-def _ChannelsLast() -> Any:  # it stands among modules
-    from torch import Tensor, nn
-
-    class ChannelsLast(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.permute(0, 2, 3, 1)
-
-    return ChannelsLast()
 
 
 # --- Lightning, as it is usually written --------------------------------------------------------------------------
@@ -211,7 +202,7 @@ def lightning(task: Task) -> None:
     class Model(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network, _ = _network(task.model)
+            self.network, _ = hand_built(task.model)
             self.accuracy, self.val_accuracy = (MulticlassAccuracy(10, average="micro") for _ in range(2))
 
         def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -266,7 +257,7 @@ def peak(task: Task) -> None:
             (a @ b)[0, 0].item()  # waits for a GPU too
             best = min(best, time.perf_counter() - start)
         print(f"peak {name} {2 * size**3 / best / 1e9:.1f}", flush=True)
-    print(f"peak operations {_network(task.model)[1]}", flush=True)
+    print(f"peak operations {hand_built(task.model)[1]}", flush=True)
 
 
 def _read(root: Path, name: str) -> bytes:

@@ -14,15 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from speed import ROOT, spread, watch
+
 BASE = "python -c 'import torch'"
-
-
-def seconds(command: list[str]) -> float:
-    """How long a command takes."""
-    start = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return time.perf_counter() - start
 
 
 def until_training(data_root: str) -> float:
@@ -67,13 +61,12 @@ def main() -> None:
     found: dict[str, list[float]] = {name: [] for name in (*commands, first_step)}
     for _ in range(options.rounds):
         for name, command in commands.items():
-            found[name].append(seconds(command))
+            found[name].append(watch(command).command)
         found[first_step].append(until_training(root))
     base = statistics.median(found[BASE])
     print(f"| command | s | by `{BASE}` |\n|---|---|---:|")
     for name, values in found.items():
-        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-        print(f"| `{name}` | {middle:.2f} ({low:.2f} – {high:.2f}) | {middle / base:.2f} |")
+        print(f"| `{name}` | {spread(values)} | {statistics.median(values) / base:.2f} |")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,9 @@ class Classifier(pl.LightningModule):
         # The loss scaling of float16 divides the gradients before they are clipped, which fused optimisers don't allow.
         fused = self.trainer.precision != "16-mixed"
         optimizer = build_optimizer(self.optimizer_config, self.network.parameters(), fused)
-        steps = int(self.trainer.estimated_stepping_batches)
-        if self._step_size is not None:
+        if self._step_size is None:
+            steps = int(self.trainer.estimated_stepping_batches)
+        else:
             steps = math.ceil(len(self.trainer.datamodule.train) / self._step_size) * (self.trainer.max_epochs or 1)  # type: ignore[attr-defined]
         scheduler = build_scheduler(self.scheduler_config, optimizer, steps)
         if scheduler is None:

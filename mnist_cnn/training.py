@@ -27,7 +27,7 @@ from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.config import Config
 from mnist_cnn.data import MNISTDataModule
 from mnist_cnn.download import mirror_address
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.evaluate import check_suits, evaluate
 from mnist_cnn.module import Classifier
 from mnist_cnn.network import Network
@@ -221,10 +221,11 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
         folder = Path(trainer.default_root_dir)
         if trainer.is_global_zero and not any((folder / "checkpoints").glob("*.ckpt")):
             shutil.rmtree(folder)  # there is nothing in it to go on from
+        why = " ".join(str(error).split())
         if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never measured
-            raise ConfigError(" ".join(str(error).split())) from error
+            raise ConfigError(why) from error
         if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise ConfigError(f"trainer.compile=true: it can't be done here: {_first_line(error)}") from error
+            raise ConfigError(f"trainer.compile=true: it can't be done here: {one_line(why, 200)}") from error
         raise
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -301,10 +302,6 @@ def finish(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[st
     return metrics
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
-
-
 def _has(accelerator: str) -> bool:
     return torch.backends.mps.is_available() if accelerator == "mps" else torch.cuda.is_available()
 
@@ -337,7 +334,5 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     # It compares steps with batches, of which several may make one of Lightning's; runs go on from whole epochs only.
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch ended.*")
-    # debug=overfit keeps to the same batches, so their order is no matter.
-    warnings.filterwarnings("ignore", ".*You requested to overfit but enabled .* dataloader shuffling.*")
     # Fewer steps than log_every_n_steps: metrics are logged by epoch.
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")
