@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mnist_cnn.config import typed
-from mnist_cnn.overrides import command_line
+from mnist_cnn.hydra_cli import command_line
 
 
 def train(composed: DictConfig) -> float | None:
@@ -16,11 +16,11 @@ def train(composed: DictConfig) -> float | None:
     from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
     from lightning.pytorch.utilities import rank_zero_only
 
-    from mnist_cnn.data import MNISTDataModule
-    from mnist_cnn.datasets import CLASSES, input_shape
-    from mnist_cnn.network import build_network
+    from mnist_cnn.data.datamodule import MNISTDataModule
+    from mnist_cnn.data.datasets import CLASSES, input_shape
+    from mnist_cnn.network.build import build_network
     from mnist_cnn.run_folder import make_run_dir
-    from mnist_cnn.training import build_trainer, check, classifier, finish, fit, origin
+    from mnist_cnn.training.trainer import build_trainer, check, classifier, finish, fit, origin
 
     before = origin(config, composed)  # what model.from names
     check(config)

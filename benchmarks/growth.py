@@ -41,10 +41,10 @@ def train(setting: Setting, data_root: str) -> None:
     from lightning.pytorch import seed_everything
 
     from mnist_cnn.config import typed
-    from mnist_cnn.data import MNISTDataModule
-    from mnist_cnn.images import Images
-    from mnist_cnn.network import build_network
-    from mnist_cnn.training import build_trainer, classifier, fit
+    from mnist_cnn.data.datamodule import MNISTDataModule
+    from mnist_cnn.data.images import Images
+    from mnist_cnn.network.build import build_network
+    from mnist_cnn.training.trainer import build_trainer, classifier, fit
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
         batch = f"data.batch_size={setting.batch_size}"

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mnist_cnn import datasets
+from mnist_cnn.data import datasets
+from mnist_cnn.data.images import Images
 from mnist_cnn.errors import UserError
-from mnist_cnn.evaluate import evaluate
-from mnist_cnn.images import Images
-from mnist_cnn.keras_import import import_model
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.keras.importer import import_model
 
 # The names that models.json has for the scalings.
 SCALINGS = {

@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
-from mnist_cnn.checkpoint import KERAS_SUFFIXES
 from mnist_cnn.errors import UserError
-from mnist_cnn.keras_import import import_model
+from mnist_cnn.inference.checkpoint import KERAS_SUFFIXES
+from mnist_cnn.keras.importer import import_model
 
 SECONDS = 60
 _ODD: list[Any] = [

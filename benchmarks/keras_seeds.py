@@ -42,7 +42,7 @@ def keras(recipe: str, seed: int, data_root: str) -> Scores:
     from keras_recipes import RECIPES, compiled
     from keras_recipes import keras as k
 
-    from mnist_cnn import datasets
+    from mnist_cnn.data import datasets
 
     k.utils.set_random_seed(seed)
     mnist = datasets.load("mnist", data_root)
@@ -68,8 +68,8 @@ def paired(recipe: str, seed: int, data_root: str) -> tuple[Scores, Scores]:
     from keras_recipes import keras as k
     from keras_steps import Pair, keras_precision
 
-    from mnist_cnn import datasets
-    from mnist_cnn.images import Preprocessing
+    from mnist_cnn.data import datasets
+    from mnist_cnn.data.images import Preprocessing
 
     k.utils.set_random_seed(seed)
     settings, mnist = RECIPES[recipe], datasets.load("mnist", data_root)
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--output", type=Path, default=Path("keras_seeds.json"))
     options = parser.parse_args()
-    from mnist_cnn import datasets
+    from mnist_cnn.data import datasets
 
     data_root = os.path.abspath(options.data_root)
     datasets.fetch("mnist", data_root, os.environ.get("MNIST_MIRROR"))

@@ -18,13 +18,13 @@ from hydra import compose, initialize_config_dir
 from keras_recipes import NETWORKS, RECIPES, keras
 from torch import Tensor
 
-from mnist_cnn import datasets
 from mnist_cnn.config import typed
-from mnist_cnn.images import Preprocessing
-from mnist_cnn.keras_weights import Variable, variables
-from mnist_cnn.module import Classifier
-from mnist_cnn.network import Network, build_network
-from mnist_cnn.optimizers import build_optimizer
+from mnist_cnn.data import datasets
+from mnist_cnn.data.images import Preprocessing
+from mnist_cnn.keras.weights import Variable, variables
+from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.training.module import Classifier
+from mnist_cnn.training.optimizers import build_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 Batch = tuple[Tensor, Tensor]

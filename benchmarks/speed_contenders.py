@@ -80,9 +80,10 @@ def loop(task: Task) -> None:
     import torch
     from torch.nn import functional as F
 
-    from mnist_cnn import datasets, machine
-    from mnist_cnn.optimizers import KerasAdam
-    from mnist_cnn.splits import split_indices
+    from mnist_cnn import machine
+    from mnist_cnn.data import datasets
+    from mnist_cnn.data.split import split_indices
+    from mnist_cnn.training.optimizers import KerasAdam
 
     machine.keep_freed_memory()
     if task.device == "cuda":  # as ours does, or the last bits differ
@@ -136,7 +137,7 @@ def loop(task: Task) -> None:
 
 def weights(file: Path) -> None:
     """The line about weights that `loop` ends with, for a checkpoint of ours."""
-    from mnist_cnn import checkpoint
+    from mnist_cnn.inference import checkpoint
 
     _say_weights(checkpoint.load(file).network)
 
@@ -152,8 +153,8 @@ def hand_built(name: str) -> tuple[Any, int]:
     """A published network out of torch's modules, with the first weights that ours draws, and its operations."""
     from torch import nn
 
-    from mnist_cnn.keras_ops import Flatten
-    from mnist_cnn.network import build_network
+    from mnist_cnn.network.build import build_network
+    from mnist_cnn.network.modules import Flatten
 
     ours = build_network(layers_of(name), (1, 28, 28), 10)
     pooled: Callable[[], list[nn.Module]] = lambda: [nn.MaxPool2d(2), nn.ReLU()]  # noqa: E731
@@ -267,7 +268,7 @@ def _read(root: Path, name: str) -> bytes:
 
 def fetch(task: Task) -> None:
     """MNIST's files, if they are not there yet."""
-    from mnist_cnn import datasets
+    from mnist_cnn.data import datasets
 
     datasets.fetch("mnist", task.data_root, os.environ.get("MNIST_MIRROR"))
 

@@ -111,8 +111,8 @@ def _path(text: str) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mnist_cnn import checkpoint
-    from mnist_cnn.evaluate import evaluate, images_for
+    from mnist_cnn.inference import checkpoint
+    from mnist_cnn.inference.evaluate import evaluate, images_for
 
     file = checkpoint.find(options.checkpoint)
     trained = checkpoint.load(file)
@@ -121,15 +121,15 @@ def _evaluate(options: argparse.Namespace) -> int:
     images = images_for(trained, options.split, name, options.data_root, mirror)
     result = evaluate(trained, images, name, options.split)
     if options.json:
-        print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.plain()}))
+        print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.to_dict()}))
     else:
-        print(f"{trained.model}, {trained.origin}, from {file}\n{result.text()}")
+        print(f"{trained.model}, {trained.origin}, from {file}\n{result.summary()}")
     return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mnist_cnn import checkpoint
-    from mnist_cnn.predict import predict
+    from mnist_cnn.inference import checkpoint
+    from mnist_cnn.inference.predict import predict
 
     first, *others = options.paths
     if first.endswith(".ckpt") or (Path(first) / "checkpoints").is_dir():
@@ -144,18 +144,19 @@ def _predict(options: argparse.Namespace) -> int:
     for found in predict(trained, [Path(path) for path in others]):
         failed |= found.error is not None
         if options.json:
-            print(json.dumps(found.plain()), flush=True)
+            print(json.dumps(found.to_dict()), flush=True)
         elif found.error is None:
-            print(found.text(), flush=True)
+            print(found.summary(), flush=True)
         else:
             print(f"error: {found.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def _import_keras(options: argparse.Namespace) -> int:
-    from mnist_cnn import checkpoint, datasets
-    from mnist_cnn.images import Images
-    from mnist_cnn.keras_import import import_model
+    from mnist_cnn.data import datasets
+    from mnist_cnn.data.images import Images
+    from mnist_cnn.inference import checkpoint
+    from mnist_cnn.keras.importer import import_model
 
     output = options.output or Path(f"{options.file.stem}.ckpt")
     if output.suffix in checkpoint.KERAS_SUFFIXES:
@@ -167,15 +168,15 @@ def _import_keras(options: argparse.Namespace) -> int:
     imported = import_model(options.file, options.architecture, options.input_scale, images)
     checkpoint.save(output, imported.trained)
     if options.json:
-        print(json.dumps({"checkpoint": str(output), "guessed_on": guessed_on, **imported.plain()}))
+        print(json.dumps({"checkpoint": str(output), "guessed_on": guessed_on, **imported.to_dict()}))
     else:
-        print(f"{imported.text(guessed_on)}\nwritten to {output}")
+        print(f"{imported.summary(guessed_on)}\nwritten to {output}")
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from mnist_cnn import checkpoint
-    from mnist_cnn.keras_export import export_keras, input_shape
+    from mnist_cnn.inference import checkpoint
+    from mnist_cnn.keras.export import export_keras, input_shape
 
     file = checkpoint.find(options.checkpoint)
     trained = checkpoint.load(file)
@@ -183,7 +184,7 @@ def _export(options: argparse.Namespace) -> int:
     if output.suffix != ".keras":
         raise ConfigError(f"-o {output}: Keras reads such a file only if its name ends in .keras")
     export_keras(trained, output)
-    shape, scaling = [None, *input_shape(trained)], trained.preprocessing.text()
+    shape, scaling = [None, *input_shape(trained)], trained.preprocessing.formula()
     if options.json:
         print(json.dumps({"checkpoint": str(file), "file": str(output), "input_shape": shape, "input_scale": scaling}))
     else:

@@ -15,7 +15,7 @@ import torch
 # With fewer floating-point operations than this for each thread in a step, another thread costs more than it brings:
 # measured with `mlp` on two cores of an AMD EPYC, where a step of 8 million is slower on two, one of 32 million faster.
 _OPERATIONS_PER_THREAD = 16e6
-_OF_TORCH = torch.get_num_threads()
+_TORCH_DEFAULT_THREADS = torch.get_num_threads()
 # "200000 100000" is two processors: how a container is told of its share
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -63,7 +63,7 @@ def processors() -> int:
     No more than torch takes by itself either: where a core runs two threads, that is one for each core.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = min(allowed, _OF_TORCH)
+    allowed = min(allowed, _TORCH_DEFAULT_THREADS)
     try:
         quota, period = _QUOTA.read_text().split()
         return max(1, min(allowed, int(quota) // int(period)))

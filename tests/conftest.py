@@ -22,7 +22,7 @@ CONF = ROOT / "conf"
 sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the package
 
 from mnist_cnn.config import Config, typed  # noqa: E402
-from mnist_cnn.overrides import command_line  # noqa: E402
+from mnist_cnn.hydra_cli import command_line  # noqa: E402
 from train import train  # noqa: E402
 
 # These small networks are faster on one thread, and other work on the machine doesn't slow one thread down many times.

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from mnist_cnn import checkpoint
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.network import Network, build_network
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.network.build import Network, build_network
 
 
 @pytest.fixture
@@ -30,14 +30,16 @@ def refused(content: Any, tmp_path: Path) -> str:
 
 
 def test_a_checkpoint_holds_tensors_and_primitives_only_and_describes_itself(content: dict[str, Any]) -> None:
-    about = content[checkpoint.KEY]
-    assert about["layers"][0] == {"Conv2D": {"filters": 8, "kernel_size": 4, "padding": "same", "activation": "relu"}}
-    assert about["input_shape"] == [1, 28, 28]
-    assert about["dataset"] == "digits"
-    assert about["classes"] == list("0123456789")
-    assert about["preprocessing"] == {"mean": [0.0], "std": [1.0], "scale": 255.0, "size": None}
-    assert about["training"]["settings"]["optimizer.name"] == "adam"
-    assert {"torch", "lightning", "mnist-cnn", "python"} == set(about["versions"])
+    metadata = content[checkpoint.KEY]
+    assert metadata["layers"][0] == {
+        "Conv2D": {"filters": 8, "kernel_size": 4, "padding": "same", "activation": "relu"}
+    }
+    assert metadata["input_shape"] == [1, 28, 28]
+    assert metadata["dataset"] == "digits"
+    assert metadata["classes"] == list("0123456789")
+    assert metadata["preprocessing"] == {"mean": [0.0], "std": [1.0], "scale": 255.0, "size": None}
+    assert metadata["training"]["settings"]["optimizer.name"] == "adam"
+    assert {"torch", "lightning", "mnist-cnn", "python"} == set(metadata["versions"])
 
 
 def test_a_run_folder_means_its_best_checkpoint_wherever_it_has_moved(digits_run: Path, tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_another_projects_checkpoint_is_told_from_a_damaged_one(content: dict[st
     assert "format 99" in refused(content, tmp_path)
 
 
-@pytest.mark.parametrize("key", ["layers", "input_shape", "preprocessing", "classes", "dataset", "cut", "versions"])
+@pytest.mark.parametrize("key", ["layers", "input_shape", "preprocessing", "classes", "dataset", "split", "versions"])
 def test_an_incomplete_description_is_refused(content: dict[str, Any], tmp_path: Path, key: str) -> None:
     del content[checkpoint.KEY][key]
     assert "incomplete or damaged" in refused(content, tmp_path)

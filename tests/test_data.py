@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
-from mnist_cnn.data import Batches, MNISTDataModule
+from mnist_cnn.data.datamodule import Batches, MNISTDataModule
+from mnist_cnn.data.images import Images, Preprocessing
+from mnist_cnn.data.split import split_indices
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.images import Images, Preprocessing
-from mnist_cnn.splits import split_indices
 from tests.conftest import FakeMnist, configured
 
 LABELS = torch.arange(1000) % 7
@@ -111,7 +111,7 @@ def test_standard_scaling_is_by_channel_and_survives_the_checkpoint() -> None:
     images = torch.randint(0, 256, (40, 3, 5, 5), dtype=torch.uint8)
     images[:, 1] //= 4
     made = Preprocessing.standard(images)
-    assert Preprocessing.from_plain(made.plain()) == made
+    assert Preprocessing.from_dict(made.to_dict()) == made
     assert made(images).mean((0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-4)
 
 

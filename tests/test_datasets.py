@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from mnist_cnn import datasets, download, sources
+from mnist_cnn.data import datasets, download, sources
+from mnist_cnn.data.images import ImageSet
 from mnist_cnn.errors import ConfigError, DataError
-from mnist_cnn.images import ImageSet
 from tests.conftest import FakeMnist, idx
 
 RAW = Path("data/MNIST/raw")
@@ -214,7 +214,7 @@ def test_a_data_folder_that_can_not_be_written_is_named() -> None:
 
 def test_processes_that_start_at_once_on_an_empty_folder_all_get_whole_files(fake_mnist: FakeMnist) -> None:
     program = (
-        "import sys; from torchvision.datasets import MNIST; from mnist_cnn import datasets\n"
+        "import sys; from torchvision.datasets import MNIST; from mnist_cnn.data import datasets\n"
         f"MNIST.resources = {fake_mnist.files!r}; MNIST.mirrors = []\n"
         f"datasets.fetch('mnist', 'data', {str(fake_mnist.mirror)!r})\n"
         "print(int(datasets.load('mnist', 'data').train.images.sum()))"

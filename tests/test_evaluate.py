@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mnist_cnn import checkpoint
+from mnist_cnn.data.images import Images
 from mnist_cnn.errors import DataError
-from mnist_cnn.evaluate import Evaluation, evaluate, images_for
-from mnist_cnn.images import Images
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for
 
 
 def evaluation(probabilities: list[list[float]], labels: list[int]) -> Evaluation:
@@ -80,7 +80,7 @@ def test_images_of_another_shape_are_refused(digits_run: Path) -> None:
 def test_text_and_json_say_the_same(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
     result = evaluate(trained, Images(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4)), "made up", "test")
-    plain, text = result.plain(), result.text()
+    plain, text = result.to_dict(), result.summary()
     assert f"{plain['accuracy']:.2%}" in text
     assert f"{plain['loss']:.4f}" in text
     assert plain["total"] == sum(map(sum, plain["confusion_matrix"])) == 4

@@ -10,15 +10,15 @@ import torch
 import yaml
 from keras_recipes import keras
 
-from mnist_cnn.arguments import keras_shape
-from mnist_cnn.checkpoint import TrainedNetwork, load, save
+from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import OutputError, UserError
-from mnist_cnn.images import Preprocessing
-from mnist_cnn.keras_export import export_keras, input_shape
-from mnist_cnn.keras_import import import_model
-from mnist_cnn.keras_ops import ACTIVATIONS
-from mnist_cnn.layers import LAYERS, MERGES
-from mnist_cnn.network import Network, build_network
+from mnist_cnn.inference.checkpoint import TrainedNetwork, load, save
+from mnist_cnn.keras.export import export_keras, input_shape
+from mnist_cnn.keras.importer import import_model
+from mnist_cnn.network.arguments import keras_shape
+from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network.layers import LAYERS, MERGES
+from mnist_cnn.network.modules import ACTIVATIONS
 from tests.conftest import CONF
 
 END: list[Any] = ["Flatten", {"Dense": {"units": 10}}]

@@ -21,13 +21,15 @@ from keras_recipes import NETWORKS, keras
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from mnist_cnn import cli, datasets, keras_arrays
-from mnist_cnn.checkpoint import load, save
+from mnist_cnn import cli
+from mnist_cnn.data import datasets
+from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import KerasFileError, UserError
-from mnist_cnn.evaluate import evaluate
-from mnist_cnn.images import Preprocessing
-from mnist_cnn.keras_export import export_keras
-from mnist_cnn.keras_import import SCALINGS, Imported, import_model
+from mnist_cnn.inference.checkpoint import load, save
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.keras import arrays as keras_arrays
+from mnist_cnn.keras.export import export_keras
+from mnist_cnn.keras.importer import SCALINGS, Imported, import_model
 from tests.conftest import Outcome, train_command
 
 L = keras.layers
@@ -182,8 +184,8 @@ def test_pictures_are_padded_to_a_size_a_little_larger_and_resampled_to_others_b
     assert bool((padded == -1).all())  # the background is what 0 becomes
     small = Preprocessing(scale=1, size=(8, 8))(torch.full_like(x, 200))
     torch.testing.assert_close(small, torch.full((2, 1, 8, 8), 200.0))
-    assert Preprocessing.from_plain(Preprocessing(size=(8, 9)).plain()) == Preprocessing(size=(8, 9))
-    assert Preprocessing.from_plain({"mean": [0.0], "std": [1.0]}) == Preprocessing()  # as written by version 0.1.0
+    assert Preprocessing.from_dict(Preprocessing(size=(8, 9)).to_dict()) == Preprocessing(size=(8, 9))
+    assert Preprocessing.from_dict({"mean": [0.0], "std": [1.0]}) == Preprocessing()  # as written by version 0.1.0
 
 
 def test_a_model_for_larger_pictures_is_measured_and_trained_on_mnists() -> None:
@@ -585,7 +587,7 @@ def test_a_crash_of_the_hdf5_library_is_a_line(monkeypatch: pytest.MonkeyPatch, 
         script = tmp_path / "crash.py"
         script.write_text(code)
         monkeypatch.setattr(keras_arrays, "__file__", str(script))
-        monkeypatch.setattr("mnist_cnn.keras_file._SECONDS", 1)
+        monkeypatch.setattr("mnist_cnn.keras.file._SECONDS", 1)
         with pytest.raises(KerasFileError, match=says):
             bring("it.keras")
 
@@ -593,7 +595,7 @@ def test_a_crash_of_the_hdf5_library_is_a_line(monkeypatch: pytest.MonkeyPatch, 
 def test_the_reading_process_can_write_nothing() -> None:
     pytest.importorskip("resource")
     folder = str(Path(keras_arrays.__file__).parent)
-    script = "import keras_arrays; keras_arrays._limit(); open('a', 'w').write('b')"
+    script = "import arrays; arrays._limit(); open('a', 'w').write('b')"
     environment = {**os.environ, "PYTHONPATH": folder}
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env=environment)
     assert Path("a").read_bytes() == b""
@@ -718,6 +720,6 @@ def test_other_peoples_models_are_here_what_they_are_in_keras(real_mnist: Callab
 
 def test_h5py_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     dense_file()
-    monkeypatch.setattr("mnist_cnn.keras_file.find_spec", lambda name: None)
+    monkeypatch.setattr("mnist_cnn.keras.file.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[keras\]'"):
         bring("it.keras")

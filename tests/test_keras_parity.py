@@ -13,11 +13,12 @@ from omegaconf import OmegaConf
 from scipy.stats import ks_2samp
 from torch import Tensor
 
-from mnist_cnn import datasets, keras_ops
-from mnist_cnn.layers import LAYERS
-from mnist_cnn.module import Measured
-from mnist_cnn.network import build_network
-from mnist_cnn.splits import split_indices
+from mnist_cnn.data import datasets
+from mnist_cnn.data.split import split_indices
+from mnist_cnn.network import modules as keras_ops
+from mnist_cnn.network.build import build_network
+from mnist_cnn.network.layers import LAYERS
+from mnist_cnn.training.module import Measured
 from tests.conftest import Outcome
 
 STEPS = 50

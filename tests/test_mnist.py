@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mnist_cnn import datasets
 from mnist_cnn.cli import main
+from mnist_cnn.data import datasets
 from tests.conftest import Outcome
 
 pytestmark = pytest.mark.mnist

@@ -9,9 +9,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from mnist_cnn import keras_ops
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.network import Network, build_network
+from mnist_cnn.network import modules as keras_ops
+from mnist_cnn.network.build import Network, build_network
 from tests.conftest import CONF
 
 SHAPE = (3, 11, 12)

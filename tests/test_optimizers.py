@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mnist_cnn.optimizers import KerasAdam, build_optimizer, build_scheduler
+from mnist_cnn.training.optimizers import KerasAdam, build_optimizer, build_scheduler
 from tests.conftest import configured
 
 

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mnist_cnn import checkpoint, datasets
 from mnist_cnn.cli import main
+from mnist_cnn.data import datasets
 from mnist_cnn.errors import DataError
-from mnist_cnn.pictures import MAX_PIXELS, as_trained, read
-from mnist_cnn.predict import predict
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.pictures import MAX_PIXELS, as_trained, read
+from mnist_cnn.inference.predict import predict
 
 SHAPE = (1, 28, 28)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mnist_cnn import figures
-from mnist_cnn.evaluate import Evaluation
-from mnist_cnn.images import Images
+from mnist_cnn.data.images import Images
+from mnist_cnn.inference.evaluate import Evaluation
+from mnist_cnn.report import figures
 from tests.conftest import FakeMnist, train_command
 
 

@@ -20,9 +20,9 @@ from speed import watch
 from torch import Tensor, nn
 
 from mnist_cnn import machine
-from mnist_cnn.network import build_network
-from mnist_cnn.optimizers import build_optimizer
-from mnist_cnn.training import _one_step_is_like_another, build_trainer
+from mnist_cnn.network.build import build_network
+from mnist_cnn.training.optimizers import build_optimizer
+from mnist_cnn.training.trainer import _one_step_is_like_another, build_trainer
 from tests.conftest import ROOT, composed, configured, train_command
 
 RUN = ("data=digits", "trainer=cpu", "trainer.max_epochs=2")
@@ -99,7 +99,7 @@ def test_a_relu_stays_before_its_pooling_where_others_ask_for_it_or_the_pooling_
 def test_steps_taken_together_are_those_taken_one_by_one(
     settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_cnn.training._IMAGES_AT_ONCE", 700)  # so that an epoch has two parts
+    monkeypatch.setattr("mnist_cnn.training.trainer._IMAGES_AT_ONCE", 700)  # so that an epoch has two parts
     for run, how in (("together", ()), ("single", (SINGLE,))):
         assert train_command(*RUN, *settings, *how, f"run_dir={run}").status == 0
     together, single = state("together"), state("single")
@@ -215,7 +215,7 @@ def test_threads_are_no_more_than_the_work_the_processors_and_the_container_allo
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     quota = tmp_path / "cpu.max"
     monkeypatch.setattr(machine, "_QUOTA", quota)
-    monkeypatch.setattr(machine, "_OF_TORCH", 12)
+    monkeypatch.setattr(machine, "_TORCH_DEFAULT_THREADS", 12)
     machine.use_threads(1e12)
     assert chosen == []  # OMP_NUM_THREADS is set in the tests
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -225,7 +225,7 @@ def test_threads_are_no_more_than_the_work_the_processors_and_the_container_allo
     for said in ("max 100000", "250000 100000", "50000 100000"):
         quota.write_text(said)
         machine.use_threads(1e12)
-    monkeypatch.setattr(machine, "_OF_TORCH", 4)  # cores, which here run two threads each
+    monkeypatch.setattr(machine, "_TORCH_DEFAULT_THREADS", 4)  # cores, which here run two threads each
     quota.unlink()
     machine.use_threads(1e12)
     assert chosen == [8, 3, 1, 8, 2, 1, 4]

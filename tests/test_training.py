@@ -13,12 +13,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from mnist_cnn import checkpoint
-from mnist_cnn.data import MNISTDataModule
+from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.evaluate import evaluate
-from mnist_cnn.network import build_network
-from mnist_cnn.training import build_trainer, classifier, fit
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.network.build import build_network
+from mnist_cnn.training.trainer import build_trainer, classifier, fit
 from tests.conftest import ROOT, FakeMnist, Outcome, composed, configured, train_command
 
 QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")

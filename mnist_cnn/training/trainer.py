@@ -21,18 +21,19 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_cnn import checkpoint, machine
-from mnist_cnn.callbacks import BestAndLast, History, Progress
-from mnist_cnn.checkpoint import TrainedNetwork
+from mnist_cnn import machine
 from mnist_cnn.config import Config
-from mnist_cnn.data import MNISTDataModule
-from mnist_cnn.download import mirror_address
+from mnist_cnn.data.datamodule import MNISTDataModule
+from mnist_cnn.data.download import mirror_address
 from mnist_cnn.errors import ConfigError, one_line
-from mnist_cnn.evaluate import check_suits, evaluate
-from mnist_cnn.module import Classifier
-from mnist_cnn.network import Network
-from mnist_cnn.report import Run, write_report
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import check_suits, evaluate
+from mnist_cnn.network.build import Network
+from mnist_cnn.report.page import Run, write_report
 from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
+from mnist_cnn.training.callbacks import BestAndLast, History, Progress
+from mnist_cnn.training.module import Classifier
 
 T = TypeVar("T")
 
@@ -101,16 +102,16 @@ def classifier(
     assert data.dataset is not None
     # A network with outputs to spare keeps its own names for them all.
     wide = before is not None and len(before.classes) > len(data.dataset.classes)
-    about = checkpoint.describe(
+    metadata = checkpoint.describe(
         network,
         data.preprocessing,
         model=config.model.name,
         classes=before.classes if before and wide else data.dataset.classes,
         dataset=data.dataset.name,
-        cut={"val_fraction": config.data.val_fraction, "split": config.data.split, "seed": config.seed},
+        split={"val_fraction": config.data.val_fraction, "method": config.data.split, "seed": config.seed},
         training={"seed": config.seed, "max_epochs": config.trainer.max_epochs, "settings": _settings(config)},
     )
-    return Classifier(network, config.optimizer, config.scheduler, about)
+    return Classifier(network, config.optimizer, config.scheduler, metadata)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
     """
     _make_fast(trainer, module, data, config)
     for logger in trainer.loggers:
-        logger.log_hyperparams({key: module.about[key] for key in ("model", "dataset", "cut", "training")})
+        logger.log_hyperparams({key: module.metadata[key] for key in ("model", "dataset", "split", "training")})
     kept = Path(config.resume) / "checkpoints" if config.resume else None
     last = kept / "last.ckpt" if kept and (kept / "best.ckpt").exists() else None
     handler = signal.getsignal(signal.SIGINT)

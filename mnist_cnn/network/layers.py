@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnist_cnn import keras_ops
-from mnist_cnn.arguments import (
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.network import modules as keras_ops
+from mnist_cnn.network.arguments import (
     Shape,
     axis_dim,
     choice,
@@ -28,8 +29,7 @@ from mnist_cnn.arguments import (
     show,
     torch_shape,
 )
-from mnist_cnn.errors import ConfigError
-from mnist_cnn.keras_ops import ACTIVATIONS, INITIALIZERS
+from mnist_cnn.network.modules import ACTIVATIONS, INITIALIZERS
 
 # A kernel or an output larger than this is a slip or an attack, not a network for small pictures.
 MAX_VALUES = 2**26

@@ -13,27 +13,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import SumMetric
 
-from mnist_cnn.checkpoint import KEY
 from mnist_cnn.config import OptimizerConfig, SchedulerConfig
-from mnist_cnn.data import Batch
-from mnist_cnn.network import Network
-from mnist_cnn.optimizers import build_optimizer, build_scheduler
+from mnist_cnn.data.datamodule import Batch
+from mnist_cnn.inference.checkpoint import KEY
+from mnist_cnn.network.build import Network
+from mnist_cnn.training.optimizers import build_optimizer, build_scheduler
 
 
 class Classifier(pl.LightningModule):
     """A network that learns classes by cross-entropy on its logits.
 
     It logs `train/loss` and `train/accuracy` as Keras reports them, the mean over an epoch's images while the weights
-    move and with dropout on, and `val/…` and `test/…`, the mean over all images with the weights at rest. `about` is
+    move and with dropout on, and `val/…` and `test/…`, the mean over all images with the weights at rest. `metadata` is
     what every checkpoint says of itself (`checkpoint.describe`).
     """
 
     def __init__(
-        self, network: Network, optimizer: OptimizerConfig, scheduler: SchedulerConfig, about: dict[str, Any]
+        self, network: Network, optimizer: OptimizerConfig, scheduler: SchedulerConfig, metadata: dict[str, Any]
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # convolutions are faster so, also on GPUs
-        self.optimizer_config, self.scheduler_config, self.about = optimizer, scheduler, about
+        self.optimizer_config, self.scheduler_config, self.metadata = optimizer, scheduler, metadata
         self.train_metrics, self.val_metrics, self.test_metrics = (Measured() for _ in range(3))
         self._step_size: int | None = None
 
@@ -106,7 +106,7 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint describe itself."""
-        checkpoint[KEY] = self.about
+        checkpoint[KEY] = self.metadata
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mnist_cnn.download import mirror_address
+from mnist_cnn.data.download import mirror_address
+from mnist_cnn.data.images import ImageSet
+from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import DataError
-from mnist_cnn.images import ImageSet
-from mnist_cnn.sources import SOURCES
 
 # Every data set here has as many classes.
 CLASSES = 10

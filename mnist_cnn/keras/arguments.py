@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.keras_config import KerasLayer
-from mnist_cnn.keras_ops import ACTIVATIONS
-from mnist_cnn.layers import LAYERS, MERGES
+from mnist_cnn.keras.config import KerasLayer
+from mnist_cnn.network.layers import LAYERS, MERGES
+from mnist_cnn.network.modules import ACTIVATIONS
 
 # Arguments that would change what a layer computes, with the only values that are known here.
 _MUST_BE: dict[str, tuple[Any, ...]] = {

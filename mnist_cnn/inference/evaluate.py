@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_cnn import datasets, machine
-from mnist_cnn.arguments import show
-from mnist_cnn.checkpoint import TrainedNetwork
+from mnist_cnn import machine
+from mnist_cnn.data import datasets
+from mnist_cnn.data.images import Images
+from mnist_cnn.data.split import split_indices
 from mnist_cnn.errors import DataError
-from mnist_cnn.images import Images
-from mnist_cnn.splits import split_indices
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.network.arguments import show
 
 
 class ClassScore(NamedTuple):
@@ -131,7 +132,7 @@ class Evaluation:
             for i in order
         ]
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As primitives, for JSON."""
         return {
             "dataset": self.dataset,
@@ -151,7 +152,7 @@ class Evaluation:
             "confusion_matrix": self.confusion.tolist(),
         }
 
-    def text(self) -> str:
+    def summary(self) -> str:
         """For people."""
         lines = [
             f"{self.dataset}, {self.split}: {self.total:,} images",
@@ -204,12 +205,12 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
     DataError where they can't be had or don't suit the network.
     """
     check_suits(trained, name)
-    cut = trained.cut
-    if split != "test" and not cut:
+    how = trained.split
+    if split != "test" and not how:
         raise DataError(f"{split}: how the training images were cut is not known of a network trained elsewhere.")
     datasets.fetch(name, root, mirror)
     dataset = datasets.load(name, root)
     if split == "test":
         return dataset.test
-    train, val = split_indices(dataset.train.labels, cut["val_fraction"], cut["split"], cut["seed"])
-    return dataset.train.chosen(val if split == "val" else train)
+    train, val = split_indices(dataset.train.labels, how["val_fraction"], how["method"], how["seed"])
+    return dataset.train.subset(val if split == "val" else train)

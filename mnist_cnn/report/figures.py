@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from mnist_cnn.callbacks import Row
-from mnist_cnn.evaluate import Evaluation
-from mnist_cnn.images import Images
+from mnist_cnn.data.images import Images
+from mnist_cnn.inference.evaluate import Evaluation
+from mnist_cnn.training.callbacks import Row
 
 # The most images that a gallery shows.
 MISTAKES = 25

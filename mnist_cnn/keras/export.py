@@ -13,14 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn.arguments import Shape, keras_shape
-from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.errors import UserError
 from mnist_cnn.files import new_file
-from mnist_cnn.keras_config import snake_case
-from mnist_cnn.keras_weights import variables
-from mnist_cnn.layers import LAYERS, MERGES
-from mnist_cnn.network import Network, Node
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.keras.config import snake_case
+from mnist_cnn.keras.weights import variables
+from mnist_cnn.network.arguments import Shape, keras_shape
+from mnist_cnn.network.build import Network, Node
+from mnist_cnn.network.layers import LAYERS, MERGES
 
 _INPUT = "input"
 _NOT_IN_KERAS_3 = {"hard_sigmoid_keras2": "Keras 1 and 2's hard_sigmoid"}

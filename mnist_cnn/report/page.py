@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn import figures
-from mnist_cnn.callbacks import Row
-from mnist_cnn.checkpoint import TrainedNetwork
-from mnist_cnn.evaluate import ClassScore, Evaluation
-from mnist_cnn.images import Images
+from mnist_cnn.data.images import Images
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import ClassScore, Evaluation
+from mnist_cnn.report import figures
+from mnist_cnn.training.callbacks import Row
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def chosen(self, indices: Tensor) -> "Images":
+    def subset(self, indices: Tensor) -> "Images":
         """Those of these indices, in rising order: a part of the same memory where they follow one another."""
         first, last = int(indices[0]), int(indices[-1])
         part = slice(first, last + 1) if last - first == len(indices) - 1 else indices
@@ -59,10 +59,10 @@ class Preprocessing:
         return cls(tuple(map(float, mean)), tuple(map(float, std)))
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> "Preprocessing":
-        """Read what `plain` wrote; ValueError, TypeError or KeyError where it can't be that."""
-        mean, std = (tuple(float(value) for value in plain[key]) for key in ("mean", "std"))
-        scale, size = float(plain.get("scale", 255.0)), plain.get("size")
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """Read what `values` wrote; ValueError, TypeError or KeyError where it can't be that."""
+        mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
+        scale, size = float(values.get("scale", 255.0)), values.get("size")
         if len(mean) != len(std) or not all(std) or not scale:
             raise ValueError("mean and std must be of one length, and no std or scale zero")
         if size is not None:
@@ -70,11 +70,11 @@ class Preprocessing:
             size = (height, width)
         return cls(mean, std, scale, size)
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As primitives, for a checkpoint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    def text(self) -> str:
+    def formula(self) -> str:
         """`x / 255`, or `(x / 255 − 0.1307) / 0.3081`, with a number for each channel."""
         scaled = "x" if self.scale == 1 else f"x / {self.scale:g}"
         if not any(self.mean) and all(std == 1 for std in self.std):

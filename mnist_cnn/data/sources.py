@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from mnist_cnn.download import fetch_all, md5_of
-from mnist_cnn.images import Images, ImageSet
+from mnist_cnn.data.download import fetch_all, md5_of
+from mnist_cnn.data.images import Images, ImageSet
 
 DIGITS = tuple("0123456789")
 

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mnist_cnn.arguments import Shape, keras_shape
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.keras_arguments import arguments_of
-from mnist_cnn.keras_config import (
+from mnist_cnn.keras.arguments import arguments_of
+from mnist_cnn.keras.config import (
     CONTAINERS,
     MAX_LAYERS,
     KerasLayer,
@@ -20,8 +19,9 @@ from mnist_cnn.keras_config import (
     is_channels_first,
     snake_case,
 )
-from mnist_cnn.keras_weights import WEIGHTS
-from mnist_cnn.layers import LAYERS, MERGES
+from mnist_cnn.keras.weights import WEIGHTS
+from mnist_cnn.network.arguments import Shape, keras_shape
+from mnist_cnn.network.layers import LAYERS, MERGES
 
 # What these do, they do in training only.
 _IDENTITIES = {

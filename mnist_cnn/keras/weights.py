@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mnist_cnn.arguments import Shape
-from mnist_cnn.network import Network, Node
+from mnist_cnn.network.arguments import Shape
+from mnist_cnn.network.build import Network, Node
 
 
 @dataclass(frozen=True)

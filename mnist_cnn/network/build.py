@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from mnist_cnn.arguments import Shape, show
 from mnist_cnn.errors import ConfigError, did_you_mean
-from mnist_cnn.layers import LAYERS, MAX_VALUES, MERGES, Layer
+from mnist_cnn.network.arguments import Shape, show
+from mnist_cnn.network.layers import LAYERS, MAX_VALUES, MERGES, Layer
 
 
 class SummaryRow(NamedTuple):

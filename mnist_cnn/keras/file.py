@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_cnn import keras_arrays
 from mnist_cnn.errors import KerasFileError, UserError
+from mnist_cnn.keras import arrays as keras_arrays
 
 Array = NDArray[np.float32]
 

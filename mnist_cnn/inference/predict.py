@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from mnist_cnn import pictures
-from mnist_cnn.checkpoint import TrainedNetwork
 from mnist_cnn.errors import CheckpointError, DataError
+from mnist_cnn.inference import pictures
+from mnist_cnn.inference.checkpoint import TrainedNetwork
 
 # Data sets whose pictures are no digits set as MNIST sets them.
 _NO_DIGITS = ("fashion_mnist", "kmnist", "cifar10")
@@ -29,14 +29,14 @@ class Prediction:
         """The class of highest probability."""
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As primitives, for JSON."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
         probability = self.probabilities[self.digit]
         return {"file": self.file, "digit": self.digit, "probability": probability, "probabilities": self.probabilities}
 
-    def text(self) -> str:
+    def summary(self) -> str:
         """For people: the two likeliest classes."""
         first, second = sorted(self.probabilities.items(), key=lambda item: -item[1])[:2]
         return f"{first[0]}  {first[1]:7.2%}   {self.file}   (then {second[0]}: {second[1]:.2%})"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler, TensorDataset
 
-from mnist_cnn import datasets
 from mnist_cnn.config import DataConfig
+from mnist_cnn.data import datasets
+from mnist_cnn.data.images import Images, ImageSet, Preprocessing
+from mnist_cnn.data.split import split_indices
 from mnist_cnn.errors import DataError
-from mnist_cnn.images import Images, ImageSet, Preprocessing
-from mnist_cnn.splits import split_indices
 
 Batch = tuple[Tensor, Tensor]
 
@@ -61,7 +61,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self.dataset = datasets.load(self.config.name, self.config.root)
         full = self.dataset.train
         train, val = split_indices(full.labels, self.config.val_fraction, self.config.split, self.seed)
-        self.train, self.val = full.chosen(train), full.chosen(val)
+        self.train, self.val = full.subset(train), full.subset(val)
         self.test = self.dataset.test
         standard = self.config.normalize == "standard"
         own = Preprocessing.standard(self.train.images) if standard else Preprocessing()

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mnist_cnn import keras_file
-from mnist_cnn.arguments import show
-from mnist_cnn.checkpoint import TrainedNetwork
+from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.errors import ConfigError, KerasFileError, one_line
-from mnist_cnn.evaluate import evaluate
-from mnist_cnn.images import Images, Preprocessing
-from mnist_cnn.keras_config import CONTAINERS, KerasLayer, parse, snake_case
-from mnist_cnn.keras_convert import Converted, convert
-from mnist_cnn.keras_file import Array, KerasFile
-from mnist_cnn.keras_weights import Variable, variables
-from mnist_cnn.network import Network, build_network
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.keras import file as keras_file
+from mnist_cnn.keras.config import CONTAINERS, KerasLayer, parse, snake_case
+from mnist_cnn.keras.convert import Converted, convert
+from mnist_cnn.keras.file import Array, KerasFile
+from mnist_cnn.keras.weights import Variable, variables
+from mnist_cnn.network.arguments import show
+from mnist_cnn.network.build import Network, build_network
 
 
 class Scaling(NamedTuple):
@@ -67,7 +67,7 @@ class Imported:
     trials: list[Trial] = field(default_factory=list)
     tried_on: int = 0
 
-    def plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As primitives, for JSON."""
         network = self.trained.network
         return {
@@ -82,7 +82,7 @@ class Imported:
             "notes": self.notes,
         }
 
-    def text(self, guessed_on: str | None) -> str:
+    def summary(self, guessed_on: str | None) -> str:
         """For people; `guessed_on` is the data set whose images the scaling was guessed on."""
         keras = self.trained.training["keras"]
         compiled = [keras[key] for key in ("optimizer", "loss") if key in keras]
@@ -161,7 +161,7 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
         classes=tuple(map(str, range(network.output_shape[0]))),
         model=file.path.stem,
         dataset="mnist" if channels == 1 else "cifar10",
-        cut={},
+        split={},
         training={
             "keras": {
                 "file": file.path.name,

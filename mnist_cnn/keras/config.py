@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mnist_cnn.arguments import Shape
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.network.arguments import Shape
 
 CONTAINERS = ("Sequential", "Functional", "Model")
 MAX_LAYERS = 1000

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tqdm import tqdm
 
-from mnist_cnn.data import Batch, Batches
-from mnist_cnn.module import Classifier
+from mnist_cnn.data.datamodule import Batch, Batches
+from mnist_cnn.training.module import Classifier
 
 Row = dict[str, float]
 
@@ -30,7 +30,7 @@ class History(Callback):
         So an epoch is the same whether the run has come to it in one go or was resumed before it.
         """
         assert isinstance(pl_module, Classifier)
-        seed: int = pl_module.about["training"]["seed"]
+        seed: int = pl_module.metadata["training"]["seed"]
         torch.manual_seed((seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank) % 2**63)
         self._start = time.monotonic()
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.files import new_file
-from mnist_cnn.images import Preprocessing
-from mnist_cnn.network import Network, build_network
+from mnist_cnn.network.build import Network, build_network
 
 # Where a checkpoint describes itself, and the version of that description.
 KEY = "mnist_cnn"
@@ -34,7 +34,9 @@ class TrainedNetwork:
     classes: tuple[str, ...]
     model: str
     dataset: str
-    cut: dict[str, Any]  # val_fraction, split, seed: how the training set was cut in two; empty where that is not known
+    split: dict[
+        str, Any
+    ]  # val_fraction, split, seed: how the training set was cut in two; empty where that is not known
     training: dict[str, Any]  # optimizer, scheduler, batch size and the like; `keras` where it came from there
     versions: dict[str, str]
     epoch: int  # of the weights, counted from 1; 0 where it was not trained here
@@ -55,7 +57,7 @@ def describe(
     model: str,
     classes: tuple[str, ...],
     dataset: str,
-    cut: Mapping[str, Any],
+    split: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What a checkpoint stores under KEY, as primitives."""
@@ -65,10 +67,10 @@ def describe(
         "model": model,
         "layers": network.layers,
         "input_shape": list(network.input_shape),
-        "preprocessing": preprocessing.plain(),
+        "preprocessing": preprocessing.to_dict(),
         "classes": list(classes),
         "dataset": dataset,
-        "cut": dict(cut),
+        "split": dict(split),
         "training": dict(training),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
@@ -79,12 +81,12 @@ def save(path: Path, trained: TrainedNetwork) -> None:
 
     OutputError where there is such a file already, or it can't be written.
     """
-    about = describe(
+    metadata = describe(
         trained.network, trained.preprocessing, model=trained.model, classes=trained.classes, dataset=trained.dataset,
-        cut=trained.cut, training=trained.training,
+        split=trained.split, training=trained.training,
     )  # fmt: skip
     content = {
-        KEY: about,
+        KEY: metadata,
         "state_dict": {f"network.{key}": value for key, value in trained.network.state_dict().items()},
         "epoch": trained.epoch - 1,
         "global_step": 0,
@@ -125,29 +127,29 @@ def load(path: str | Path) -> TrainedNetwork:
     """
     file = find(path)
     content = _read(file)
-    about = content.get(KEY)
+    metadata = content.get(KEY)
     weights = content.get("state_dict")
-    if not isinstance(about, dict) or not isinstance(weights, dict):
+    if not isinstance(metadata, dict) or not isinstance(weights, dict):
         raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project (it has no '{KEY}').")
-    if about.get("format") != FORMAT:
-        raise CheckpointError(f"{file}: its format {about.get('format')} is not the one known here, {FORMAT}.")
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: its format {metadata.get('format')} is not the one known here, {FORMAT}.")
     try:
         with torch.device("meta"):  # shapes only: the weights come from the file
-            network = build_network(about["layers"], tuple(about["input_shape"]), len(about["classes"]))
+            network = build_network(metadata["layers"], tuple(metadata["input_shape"]), len(metadata["classes"]))
         own = {key.removeprefix("network."): value for key, value in weights.items() if key.startswith("network.")}
         network.load_state_dict(own, strict=True, assign=True)
-        preprocessing = Preprocessing.from_plain(about["preprocessing"])
+        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         if preprocessing.size not in (None, network.input_shape[1:]):
             raise ValueError("its pictures are brought to another size than its network takes")
         return TrainedNetwork(
             network.eval().requires_grad_(False).to(memory_format=torch.channels_last),
             preprocessing,
-            tuple(map(str, about["classes"])),
-            str(about["model"]),
-            str(about["dataset"]),
-            dict(about["cut"]),
-            dict(about["training"]),
-            dict(about["versions"]),
+            tuple(map(str, metadata["classes"])),
+            str(metadata["model"]),
+            str(metadata["dataset"]),
+            dict(metadata["split"]),
+            dict(metadata["training"]),
+            dict(metadata["versions"]),
             int(content["epoch"]) + 1,
         )
     except ConfigError as error:

@@ -1,0 +1,1 @@
+"""Data sets: fetched, verified, read, split and handed out in batches."""

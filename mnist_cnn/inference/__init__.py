@@ -1,0 +1,1 @@
+"""Trained networks: read from a checkpoint, evaluated, and asked about pictures. Nothing here imports Lightning."""

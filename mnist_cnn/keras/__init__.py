@@ -1,0 +1,1 @@
+"""Keras files: read into a checkpoint and written from one, without Keras."""

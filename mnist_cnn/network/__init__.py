@@ -1,0 +1,1 @@
+"""Networks: a list of layers in Keras' words becomes a torch module."""

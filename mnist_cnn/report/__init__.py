@@ -1,0 +1,1 @@
+"""Reports: what a finished run leaves to look at."""
