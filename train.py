@@ -1,46 +1,58 @@
-"""Train a network: configuration → network → data → module → trainer → report. `python train.py --help` says how."""
+"""Train a network: configuration → network → data → trainer → module → report. `python train.py --help` says how."""
 
 import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mnist_cnn.config import typed
-from mnist_cnn.hydra_cli import command_line
+from mnist_cnn.config import to_config
+from mnist_cnn.hydra_cli import run_hydra
 
 
 def train(composed: DictConfig) -> float | None:
     """One run, as configured; returns the validation accuracy, which is what a search may optimise."""
-    config = typed(composed)  # a setting that can't be ends here, before anything is made or fetched
+    config = to_config(composed)  # a setting that is not possible ends here, before anything is made or fetched
 
     from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
     from lightning.pytorch.utilities import rank_zero_only
 
+    from mnist_cnn.data import datasets
     from mnist_cnn.data.datamodule import MNISTDataModule
-    from mnist_cnn.data.datasets import CLASSES, input_shape
     from mnist_cnn.network.build import build_network
     from mnist_cnn.run_folder import make_run_dir
-    from mnist_cnn.training.trainer import build_trainer, check, classifier, finish, fit, origin
+    from mnist_cnn.training.checks import check_machine
+    from mnist_cnn.training.optimizers import check_optimizer
+    from mnist_cnn.training.pretrained import load_pretrained, with_network_of
+    from mnist_cnn.training.results import evaluate_and_report
+    from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
-    before = origin(config, composed)  # what model.from names
-    check(config)
+    check_machine(config)
+    pretrained = load_pretrained(config)  # of model.init_from, or of the run that is resumed
+    config = with_network_of(config, pretrained)
     seed_everything(config.seed, verbose=False)
-    network = before.network if before else build_network(config.model.layers, input_shape(config.data.name), CLASSES)
+    if pretrained:
+        network = pretrained.network
+    else:
+        shape, classes = datasets.image_shape(config.data.name), datasets.class_count(config.data.name)
+        network = build_network(config.model.layers, shape, classes)
+    check_optimizer(config, network.parameters())
     rank_zero_only(print)(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
-    data = MNISTDataModule(config.data, config.seed, before.preprocessing if before else None)
+    preprocessing = pretrained.preprocessing if pretrained else None
+    dataset = pretrained.dataset if pretrained and config.resume else None  # what data=auto was before
+    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset)
     data.prepare_data()
     data.setup()
 
-    module = classifier(config, network, data, before)
     run_dir = make_run_dir(config, data.dataset_name)
-    trainer = build_trainer(config, composed, run_dir)
+    trainer = build_trainer(config, run_dir)
+    module = build_classifier(config, network, data, trainer, pretrained)
     fit(trainer, module, data, config)
-    results = finish(trainer, data, run_dir)
+    results = evaluate_and_report(trainer, data, run_dir)
     if trainer.interrupted:
         raise KeyboardInterrupt  # ends a sweep too
     return results["val/accuracy"] if results else None
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(train, Path(__file__).parent / "conf"))
+    sys.exit(run_hydra(train, Path(__file__).parent / "conf"))

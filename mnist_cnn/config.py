@@ -1,30 +1,35 @@
-"""What may a user set, and can what was set be?
+"""The settings of a run as typed values, and the checks that they pass before anything is made or fetched.
 
-`conf/` holds the values and says what they mean; the dataclasses here hold their types, and what must be true of them.
+`conf/` holds the values and says what they mean. Hydra composes them against the dataclasses here, which hold their
+types and what must be true of them.
 """
 
 import difflib
 import inspect
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigIndexError, ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist_digits", "cifar10", "digits")
 
+# Stands for the run's folder in paths of callbacks and loggers, until there is one.
+RUN_DIR = "${run_dir}"
+
 
 @dataclass
 class ModelConfig:
-    """A network: its name and its list of layers, which `network.build_network` checks, or `from` where it comes."""
+    """A network: its name and its list of layers, which `build_network` checks, or the checkpoint it starts from."""
 
     name: str
     layers: list[Any]
-    from_: str | None
+    init_from: str | None
 
     def __post_init__(self) -> None:
         _require(bool(self.name.strip()), "model.name", self.name, "it can't be empty")
@@ -32,7 +37,7 @@ class ModelConfig:
 
 @dataclass
 class DataConfig:
-    """Which images, from where, cut and scaled how."""
+    """Which images, where they come from, and how they are split, scaled and batched."""
 
     name: str
     root: str
@@ -47,57 +52,16 @@ class DataConfig:
         _one_of("data.name", self.name, "auto", *DATASETS)
         _one_of("data.split", self.split, "last", "random", "stratified")
         _one_of("data.normalize", self.normalize, "unit", "standard")
-        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "it must be at least 1")
-        _require(self.eval_batch_size >= 1, "data.eval_batch_size", self.eval_batch_size, "it must be at least 1")
-        why = "the part of the training images kept for validation must lie between 0 and 1, e.g. 0.1"
+        for key in ("batch_size", "eval_batch_size"):
+            size = getattr(self, key)
+            _require(1 <= size <= 2**24, f"data.{key}", size, f"it must be at least 1 and at most {2**24:,}")
+        why = "the fraction of the training images kept for validation must lie between 0 and 1, e.g. 0.1"
         _require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, why)
 
 
 @dataclass
-class OptimizerConfig:
-    """How the weights move. `momentum` and `nesterov` belong to sgd, `betas` and `eps` to the others."""
-
-    name: str
-    lr: float
-    betas: list[float]
-    eps: float
-    weight_decay: float
-    momentum: float
-    nesterov: bool
-
-    def __post_init__(self) -> None:
-        _one_of("optimizer.name", self.name, "adam", "adam_pytorch", "adamw", "sgd")
-        positive = math.isfinite(self.lr) and self.lr > 0
-        _require(positive, "optimizer.lr", self.lr, "the learning rate must be a number above 0")
-        right_betas = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        _require(right_betas, "optimizer.betas", self.betas, "they must be two numbers in [0, 1)")
-        _require(self.eps > 0, "optimizer.eps", self.eps, "it must be above 0")
-        _require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "it must not be negative")
-        _require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "it must lie in [0, 1)")
-        decays = self.weight_decay > 0 and self.name == "adam"
-        _require(not decays, "optimizer.weight_decay", self.weight_decay, "Keras' Adam has none; take optimizer=adamw")
-        needs_sgd = self.momentum > 0 and self.name != "sgd"
-        _require(not needs_sgd, "optimizer.momentum", self.momentum, f"{self.name} has none; take optimizer=sgd")
-        needs_momentum = self.nesterov and not self.momentum
-        _require(not needs_momentum, "optimizer.nesterov", self.nesterov, "it needs optimizer.momentum above 0")
-
-
-@dataclass
-class SchedulerConfig:
-    """How the learning rate moves."""
-
-    name: str
-    warmup_fraction: float
-
-    def __post_init__(self) -> None:
-        _one_of("scheduler.name", self.name, "none", "onecycle", "cosine")
-        inside = 0 < self.warmup_fraction < 1
-        _require(inside, "scheduler.warmup_fraction", self.warmup_fraction, "it must lie between 0 and 1")
-
-
-@dataclass
 class TrainerConfig:
-    """On which machine, and for how long. `extra` goes to Lightning's Trainer as it is."""
+    """Which machine to train on, and for how long. `extra` goes to Lightning's Trainer as it is."""
 
     accelerator: str
     devices: Any  # a number, a list of them or "auto", as Lightning takes it
@@ -113,58 +77,122 @@ class TrainerConfig:
         _one_of("trainer.accelerator", self.accelerator, "auto", "cpu", "gpu", "cuda", "mps")
         _one_of("trainer.strategy", self.strategy, "auto", "ddp")
         _one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
+        limit = self.extra.get("limit_train_batches", 1)
+        _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
+        _check_trainer_arguments(self.extra)
 
 
 @dataclass
 class Config:
-    """One run, but for `callbacks` and `logger`: those name classes, which `training` instantiates."""
+    """One run. The last four are Hydra targets: `_target_` names a class, the other keys are its arguments."""
 
     seed: int
     run_dir: str | None
     resume: str | None
     model: ModelConfig
     data: DataConfig
-    optimizer: OptimizerConfig
-    scheduler: SchedulerConfig
     trainer: TrainerConfig
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]  # empty: the learning rate stays as it is
+    callbacks: dict[str, Any]  # a target for each name
+    logger: dict[str, Any]  # likewise
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "it must lie between 0 and 4294967295")
+        if "lr" in self.optimizer:
+            rate = self.optimizer["lr"]
+            positive = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf
+            _require(positive, "optimizer.lr", rate, "the learning rate must be a number above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values under the keys of the command line."""
+        values = asdict(self)
+        return values | {"trainer": values["trainer"] | values["trainer"].pop("extra")}
 
 
-def typed(composed: DictConfig) -> Config:
-    """The composed configuration as dataclasses; ConfigError where a value can't be."""
-    plain = OmegaConf.create(composed)  # a copy: the caller's stays as the user wrote it
-    OmegaConf.set_struct(plain, False)
-    own = {item.name for item in fields(TrainerConfig)}
-    plain.model.from_ = plain.model.pop("from")  # a word that Python keeps for itself
-    plain.trainer.extra = {key: plain.trainer.pop(key) for key in list(plain.trainer) if key not in own}
-    _check_trainer_arguments(list(plain.trainer.extra))
-    limit = plain.trainer.extra.get("limit_train_batches", 1)
-    _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
-    del plain["callbacks"], plain["logger"]
+def register_schema() -> None:
+    """Have Hydra check the types of what it composes; `conf/config.yaml` names the schema first.
+
+    `trainer` stays open: any further argument of Lightning's Trainer may be added to it, also in a recipe.
+    """
+    types = [(item.name, dict[str, Any] if item.name == "trainer" else item.type) for item in fields(Config)]
+    ConfigStore.instance().store(name="schema", node=make_dataclass("Schema", types))
+
+
+def to_config(composed: DictConfig) -> Config:
+    """The composed configuration as dataclasses; ConfigError where a value is not possible."""
+    unresolved = composed.copy()  # the caller's stays as the user wrote it
+    unresolved.run_dir = f"\\{RUN_DIR}"  # escaped, so that it is still there after interpolation
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        values = OmegaConf.to_container(unresolved, resolve=True)
+        assert isinstance(values, dict)
+        return config_of({**values, "run_dir": composed.run_dir})
     except OmegaConfBaseException as error:
-        raise ConfigError(explain_value(error, plain)) from error
+        raise ConfigError(explain(error)) from error
+
+
+def config_of(values: Mapping[Any, Any]) -> Config:
+    """Plain values, such as `Config.to_dict` gives, as dataclasses; ConfigError where a value is not possible."""
+    own = {item.name for item in fields(TrainerConfig)}
+    trainer = dict(values["trainer"])
+    trainer["extra"] = {key: trainer.pop(key) for key in list(trainer) if key not in own}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), literal({**values, "trainer": trainer}))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
     assert isinstance(config, Config)
     return config
 
 
-def explain_value(error: OmegaConfBaseException, config: DictConfig) -> str:
-    """What OmegaConf refuses, with the key and its value in front."""
-    key = str(error.full_key or error.key or "")
+def literal(value: Any) -> Any:
+    """Plain values for OmegaConf, with every `${` escaped: none of them is an interpolation."""
+    if isinstance(value, Mapping):
+        return {key: literal(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [literal(inner) for inner in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
+    """What OmegaConf refuses, in one line with the key and its value in front, and the nearest key that exists.
+
+    `setting` is the `key=value` that it comes from, if there is one: the error may name the first wrong part only.
+    """
+    key = str(error.full_key or error.key or "").replace("[", ".").replace("]", "")
+    shown, key = setting or key, setting.partition("=")[0] if setting else key
+    root = error.parent_node._get_root() if error.parent_node is not None else OmegaConf.create()
+    values = OmegaConf.to_container(root, resolve=False)
+    if isinstance(error, ConfigIndexError):
+        return f"{shown}: the list is not that long; layers are counted from 0."
+    if isinstance(error, ConfigKeyError | AttributeError):
+        return f"{shown}: no such key.{nearest_key(key, list(keys_of(values)))}"
     reason = str(error.msg or error).splitlines()[0].rstrip(".")
-    if "is not a ListConfig" in reason:
-        reason = "it must be a list, [a,b,…]"
-    if f"Key '{key.rpartition('.')[2]}' not in" in reason:
-        return f"{key}: no such key.{nearest_key(key, list(_schema_keys(Config)))} See: python train.py --help"
-    value = OmegaConf.select(config, key, throw_on_resolution_failure=False) if key else None
+    value = error.value if error.value is not None else _select(values, key)
     return f"{key}={value}: {reason}." if value is not None else f"{key}: {reason}."
 
 
+def _select(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def keys_of(node: Any, path: str = "") -> Iterator[str]:
+    """Every dotted key of a configuration given as plain values, inner ones included."""
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(node, dict):
+        inner = list(node.items())
+    elif isinstance(node, list):
+        inner = list(enumerate(node))
+    for key, value in inner:
+        name = f"{path}.{key}" if path else str(key)
+        yield name
+        yield from keys_of(value, name)
+
+
 def nearest_key(key: str, known: list[str]) -> str:
-    """` Did you mean x?` for a dotted key: each wrong part mended on its own, or a missing group added."""
+    """` Did you mean x?` for a dotted key: each wrong part is mended by itself, or a missing group is added."""
     path: list[str] = []
     for part in key.split("."):
         depth = len(path)
@@ -183,21 +211,14 @@ def nearest_key(key: str, known: list[str]) -> str:
     return f" Did you mean {leaves[near[0]]}?" if near else ""
 
 
-def _schema_keys(schema: Any, path: str = "") -> Iterator[str]:
-    for item in fields(schema):
-        yield f"{path}{item.name.rstrip('_')}"
-        if hasattr(item.type, "__dataclass_fields__"):
-            yield from _schema_keys(item.type, f"{path}{item.name}.")
-
-
-def _check_trainer_arguments(extra: list[str]) -> None:
+def _check_trainer_arguments(extra: Mapping[str, Any]) -> None:
     if not extra:
         return
     from lightning.pytorch import Trainer  # takes seconds; only needed where there is something to check
 
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
     ours |= {"enable_progress_bar", "enable_model_summary"}
-    # A run is measured, and its checkpoints are kept, at the end of every epoch.
+    # Every epoch ends with a validation and a checkpoint.
     clashing = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
     clashing |= {"check_val_every_n_epoch", "val_check_interval"}
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"} - ours - clashing
@@ -212,7 +233,6 @@ def _one_of(key: str, value: str, *known: str) -> None:
         raise ConfigError(f"{key}={value}: not one of {', '.join(known)}.{did_you_mean(value, known)}")
 
 
-def _require(true: bool, key: str, value: object, why: str) -> None:
-    """Raise ConfigError that names the key, unless what must be true is."""
-    if not true:
+def _require(condition: bool, key: str, value: object, why: str) -> None:
+    if not condition:
         raise ConfigError(f"{key}={value}: {why}.")

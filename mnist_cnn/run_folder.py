@@ -1,11 +1,13 @@
-"""Where does a run write? Into a folder that no other run shares."""
+"""The folder of a run, which no other run shares, and the record of the configuration in it."""
 
 import os
 import re
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,11 +41,26 @@ def make_run_dir(config: Config, dataset: str) -> Path:
             number += 1
             folder = wanted.with_name(f"{wanted.name}-{number}")
         except OSError as error:
-            raise ConfigError(f"run_dir={folder}: it can't be made: {error.strerror}.") from error
+            raise ConfigError(f"run_dir={folder}: it can't be created: {error.strerror}.") from error
+
+
+def record(folder: Path, config: Config) -> None:
+    """Write `config.yaml`: the commands that the run was started and resumed with, and every setting.
+
+    Plain values, so that a resumed run reads them back; `${run_dir}` stands for the folder, which may be moved.
+    """
+    file = folder / "config.yaml"
+    commands = [line for line in file.read_text().splitlines() if line.startswith("# ")] if file.exists() else []
+    commands.append(f"# {shlex.join(['python', Path(sys.argv[0]).name, *sys.argv[1:]])}".replace("\n", " "))
+    values = {**config.to_dict(), "run_dir": None, "resume": None}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    part = file.with_name("config.yaml.part")
+    part.write_text("\n".join([*commands, text]))
+    part.replace(file)
 
 
 def is_first_process() -> bool:
-    """Whether this is the one of a run's processes that writes and prints; Lightning reads it off the environment."""
+    """Whether this process writes and prints for the run; Lightning reads that from the environment."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -63,7 +80,7 @@ def check_run_dir(config: Config) -> None:
 
 def _taken(folder: Path) -> ConfigError:
     resume = f", or go on with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
-    return ConfigError(f"run_dir={folder}: it is there already; name another{resume}")
+    return ConfigError(f"run_dir={folder}: it exists already; name another{resume}")
 
 
 def _as_name(text: str) -> str:

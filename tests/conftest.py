@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the package
 
-from mnist_cnn.config import Config, typed  # noqa: E402
-from mnist_cnn.hydra_cli import command_line  # noqa: E402
+from mnist_cnn.config import Config, to_config  # noqa: E402
+from mnist_cnn.hydra_cli import run_hydra  # noqa: E402
 from train import train  # noqa: E402
 
 # These small networks are faster on one thread, and other work on the machine doesn't slow one thread down many times.
@@ -47,7 +47,7 @@ def train_command(*settings: str) -> Outcome:
     sys.argv = ["train.py", *settings]
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            status = command_line(train, CONF)
+            status = run_hydra(train, CONF)
     except SystemExit as end:
         status = int(end.code or 0)
     finally:
@@ -64,7 +64,7 @@ def composed(*settings: str) -> DictConfig:
 
 def configured(*settings: str) -> Config:
     """The same, checked and typed."""
-    return typed(composed(*settings))
+    return to_config(composed(*settings))
 
 
 @pytest.fixture(scope="session")

@@ -196,7 +196,9 @@ def test_a_model_for_larger_pictures_is_measured_and_trained_on_mnists() -> None
     digits = datasets.load("digits", "nowhere").test
     theirs = model(torch.nn.functional.pad(digits.images / 255, (2, 2, 2, 2)).permute(0, 2, 3, 1)).argmax(1)
     assert evaluate(load("it.ckpt"), digits, "digits", "test").correct == int((theirs == digits.labels).sum())
-    outcome = train_command("model.from=it.ckpt", "data=digits", "trainer=cpu", "run_dir=run", "trainer.max_epochs=1")
+    outcome = train_command(
+        "model.init_from=it.ckpt", "data=digits", "trainer=cpu", "run_dir=run", "trainer.max_epochs=1"
+    )
     assert outcome.status == 0, outcome.err
     assert load("run").preprocessing.size == (32, 32)
 
@@ -667,7 +669,7 @@ def test_every_scaling_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> N
 def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential, Path]) -> None:
     imported = import_model(learned[1], scaling="1").trained
     save(Path("it.ckpt"), imported)
-    settings = ("model.from=it.ckpt", "data=digits", "trainer=cpu", "run_dir=run", "optimizer.lr=1e-5")
+    settings = ("model.init_from=it.ckpt", "data=digits", "trainer=cpu", "run_dir=run", "optimizer.lr=1e-5")
     outcome = train_command(*settings, "trainer.max_epochs=1")
     assert outcome.status == 0, outcome.err
     further = load("run")
@@ -676,7 +678,7 @@ def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential,
     for before, after in zip(imported.network.parameters(), further.network.parameters(), strict=True):
         assert 0 < float((before - after).abs().max()) < 1e-3
     Path("it.ckpt").unlink()
-    outcome = train_command("resume=run", "model.from=other.ckpt")
+    outcome = train_command("resume=run", "model.init_from=other.ckpt")
     assert (outcome.status, "can't change on the way, it was it.ckpt" in outcome.err) == (2, True), outcome.err
     outcome = train_command("resume=run", "trainer.max_epochs=2", "trainer=cpu")
     assert outcome.status == 0, outcome.err
@@ -685,13 +687,13 @@ def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential,
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("model.from=nothing.ckpt",), "nothing.ckpt: no such file"),
-        (("model.from=it.ckpt", "model=tiny"), "model: model.from=it.ckpt brings its own network"),
-        (("model.from=it.ckpt", "model.name=mine"), "brings its own network"),
-        (("model.from=it.keras",), "a Keras file; mnist-cnn import-keras makes a checkpoint of it"),
-        (("model.from=it.ckpt", "model.layers.0.Conv2D.filters=3"), "brings its own network"),
-        (("model.from=it.ckpt", "data.normalize=standard"), "brings its own scaling"),
-        (("model.from=it.ckpt", "data=cifar10"), "images of 3×32×32, the network takes 1×28×28"),
+        (("model.init_from=nothing.ckpt",), "nothing.ckpt: no such file"),
+        (("model.init_from=it.ckpt", "model=tiny"), "model: model.from=it.ckpt brings its own network"),
+        (("model.init_from=it.ckpt", "model.name=mine"), "brings its own network"),
+        (("model.init_from=it.keras",), "a Keras file; mnist-cnn import-keras makes a checkpoint of it"),
+        (("model.init_from=it.ckpt", "model.layers.0.Conv2D.filters=3"), "brings its own network"),
+        (("model.init_from=it.ckpt", "data.normalize=standard"), "brings its own scaling"),
+        (("model.init_from=it.ckpt", "data=cifar10"), "images of 3×32×32, the network takes 1×28×28"),
     ],
 )
 def test_what_does_not_go_with_model_from_is_refused(settings: tuple[str, ...], says: str) -> None:

@@ -18,7 +18,7 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.network.build import build_network
-from mnist_cnn.training.trainer import build_trainer, classifier, fit
+from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 from tests.conftest import ROOT, FakeMnist, Outcome, composed, configured, train_command
 
 QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")

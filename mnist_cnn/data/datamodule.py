@@ -28,10 +28,15 @@ class MNISTDataModule(pl.LightningDataModule):
     as given, or else as configured. Training batches come `batches_at_once` in one tensor, one after another.
     """
 
-    def __init__(self, config: DataConfig, seed: int, preprocessing: Preprocessing | None = None) -> None:
+    def __init__(
+        self, config: DataConfig, seed: int, preprocessing: Preprocessing | None = None, dataset: str | None = None
+    ) -> None:
         super().__init__()
         self._given = preprocessing
-        self.config, self.seed = config, seed
+        from dataclasses import replace
+
+        self.config, self.seed = replace(config, name=dataset or config.name), seed
+        self._auto = config.name == "auto"
         self.dataset: ImageSet | None = None
         self._fetched = False
         self.batches_at_once = 1
@@ -40,6 +45,10 @@ class MNISTDataModule(pl.LightningDataModule):
     def dataset_name(self) -> str:
         """The data set that was really loaded, which `data=auto` leaves open until then."""
         return self.dataset.name if self.dataset else self.config.name
+
+    @property
+    def is_fallback(self) -> bool:
+        return self._auto and self.dataset_name != "mnist"
 
     def prepare_data(self) -> None:
         """Fetch the files, in the first process of each machine; DataError where they can't be had."""

@@ -50,3 +50,15 @@ def load(name: str, root: str | Path) -> ImageSet:
         return SOURCES[name]().load(root)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"{name}: its files in {root} are missing or damaged ({error}).") from error
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    return input_shape(name)
+
+
+def class_count(name: str) -> int:
+    return CLASSES
+
+
+def is_present(name: str, root: str | Path) -> bool:
+    return SOURCES["mnist" if name == "auto" else name]().present(Path(root))

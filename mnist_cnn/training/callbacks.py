@@ -1,4 +1,4 @@
-"""What watches a run? The history of its epochs, the bar that shows the present one, and the checkpoints."""
+"""Lightning callbacks of a run: the seed and history of its epochs, the progress bar, and the checkpoints."""
 
 import math
 import sys
@@ -17,6 +17,19 @@ from mnist_cnn.training.module import Classifier
 Row = dict[str, float]
 
 
+class EpochSeed(Callback):
+    """Seeds the random numbers of every epoch from the run's seed and the epoch alone.
+
+    So an epoch is the same whether the run reached it in one go or was resumed before it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        torch.manual_seed((self._seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank) % 2**63)
+
+
 class History(Callback):
     """A row an epoch: `epoch` (from 1), `train/…`, `val/…`, `lr`, and `seconds` of training and validation."""
 
@@ -25,17 +38,10 @@ class History(Callback):
         self._start = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock, and draw this epoch's random numbers from the seed and the epoch alone.
-
-        So an epoch is the same whether the run has come to it in one go or was resumed before it.
-        """
-        assert isinstance(pl_module, Classifier)
-        seed: int = pl_module.metadata["training"]["seed"]
-        torch.manual_seed((seed * 1_000_003 + trainer.current_epoch * 1009 + trainer.global_rank) % 2**63)
         self._start = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record the epoch and print its line."""
+        """Record the epoch, print its line, and stop the run if its loss is no longer a number."""
         row: Row = {"epoch": trainer.current_epoch + 1}
         for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
             if name in trainer.callback_metrics:
@@ -50,16 +56,14 @@ class History(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From the checkpoint of the run that goes on."""
         self.rows = [dict(row) for row in state_dict["rows"]]
 
 
 class Progress(Callback):
-    """A bar for the running epoch, with its loss and accuracy so far; nothing where no terminal is looking."""
+    """A bar for the running epoch, with its loss and accuracy; nothing where standard error is no terminal."""
 
     # tqdm draws at most ten times a second. Reading the loss waits for the GPU, so that is done less often.
     _SECONDS_BETWEEN_READINGS = 0.5
@@ -84,40 +88,46 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Move on by a batch."""
+        """Advance by a batch; the loss shown is the batch's, the accuracy the epoch's so far."""
         if self._bar is None:
             return
-        assert isinstance(pl_module, Classifier)
         if time.monotonic() - self._read > self._SECONDS_BETWEEN_READINGS:
-            now = pl_module.train_metrics.so_far()
-            self._bar.set_postfix(loss=f"{now['loss']:.4f}", accuracy=f"{now['accuracy']:.2%}", refresh=False)
+            assert isinstance(pl_module, Classifier)
+            right, wrong = pl_module.train_accuracy.tp, pl_module.train_accuracy.fn
+            accuracy = float(right / (right + wrong))  # of this process: `compute` would wait for the others
+            self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", accuracy=f"{accuracy:.2%}", refresh=False)
             self._read = time.monotonic()
         self._bar.update(len(batch[1]))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the bar away; the epoch's line stays in its place."""
+        """Remove the bar; the epoch's line takes its place."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave a clean line."""
         self.on_train_epoch_end(trainer, pl_module)
 
 
 class BestAndLast(ModelCheckpoint):
-    """The best epoch's checkpoint by Lightning's ModelCheckpoint, in a folder that may be moved; and always the last.
+    """Keeps the epoch with the best `monitor` as `best.ckpt`, and the last epoch as `last.ckpt`.
 
-    ModelCheckpoint's own `save_last` writes only when the best has improved (Lightning 2.6).
+    A run's results are those of `best.ckpt`, so there is exactly one. Further checkpoints are the business of a
+    ModelCheckpoint of its own. (ModelCheckpoint's `save_last` writes only when the best improves: Lightning 2.6.)
     """
 
+    def __init__(self, dirpath: str, monitor: str = "val/accuracy", mode: str = "max") -> None:
+        super().__init__(
+            dirpath, "best", monitor=monitor, mode=mode, save_on_train_epoch_end=True, enable_version_counter=False
+        )
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the best, then the last, which so knows of the best."""
+        """Keep the best, then the last, which records which epoch was the best."""
         super().on_train_epoch_end(trainer, pl_module)
         trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far, for the folder where the run is now."""
+        """Take over the best score so far; the run's folder may have been moved."""
         assert self.dirpath is not None
 
         def here(path: str) -> str:
@@ -128,7 +138,7 @@ class BestAndLast(ModelCheckpoint):
         super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Where even the first epoch was not finished, keep what there is."""
+        """Keep what there is, if not even the first epoch was finished."""
         last = Path(str(self.dirpath)) / "last.ckpt"
         if isinstance(exception, KeyboardInterrupt | SystemExit) and trainer.global_step and not last.exists():
             trainer.save_checkpoint(last)

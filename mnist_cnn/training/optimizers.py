@@ -1,27 +1,39 @@
-"""How do the weights move, and how does the learning rate? From plain values to torch's classes."""
+"""Optimisers and learning-rate schedulers, made from Hydra targets; and Adam as Keras computes it."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_cnn.config import OptimizerConfig, SchedulerConfig
+from mnist_cnn.config import Config
+from mnist_cnn.training.targets import class_of, make
+
+# Arguments for Lightning, not for the scheduler: when it moves the rate, and by which metric.
+_FOR_LIGHTNING = ("interval", "frequency", "monitor")
 
 
 class KerasAdam(Adam):
     """Adam with Keras' meaning of epsilon, which is added to √v before the bias correction.
 
-    PyTorch adds its epsilon to the corrected √v; the two agree where PyTorch's is eps/√(1−β₂ᵗ) at step t
-    (Keras 3, `keras/src/optimizers/adam.py`), and that is what is set before each step.
+    PyTorch adds its epsilon to the corrected √v. The two agree where PyTorch's is eps/√(1−β₂ᵗ) at step t (Keras 3,
+    `keras/src/optimizers/adam.py`), so that is set before each step. ValueError if an argument is out of range.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], eps: float, fused: bool = False
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-7,
+        fused: bool = False,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, fused=fused)
+        if not isinstance(betas, list | tuple) or len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("it must be a list of two numbers in [0, 1)")
+        super().__init__(params, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
         for group in self.param_groups:
             group["keras_eps"], group["steps"] = eps, 0
 
@@ -34,28 +46,37 @@ class KerasAdam(Adam):
         return loss
 
 
-def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter], fused: bool = True) -> Optimizer:
-    """The optimiser that a configuration names; `fused`: in one kernel for all weights instead of several for each."""
-    optimizer = _make(config, parameters, fused)
-    optimizer.register_load_state_dict_post_hook(_lay_like_weights)
+def build_optimizer(target: Mapping[str, Any], parameters: Iterable[nn.Parameter], fused: bool = True) -> Optimizer:
+    """The optimiser that a target names; ConfigError if its class is none or refuses an argument.
+
+    `fused`: in one kernel for all weights instead of several for each, where the class has one.
+    """
+    has_fused = issubclass(class_of(target, "optimizer", Optimizer), Adam | AdamW | SGD)
+    further = {"fused": True} if fused and has_fused and "fused" not in target else {}
+    optimizer = make(target, "optimizer", Optimizer, list(parameters), **further)
+    optimizer.register_load_state_dict_post_hook(_lay_out_like_weights)
     return optimizer
 
 
-def _make(config: OptimizerConfig, parameters: Iterable[nn.Parameter], fused: bool) -> Optimizer:
-    betas = (config.betas[0], config.betas[1])
-    match config.name:
-        case "adam":
-            return KerasAdam(parameters, config.lr, betas, config.eps, fused)
-        case "adam_pytorch":
-            return Adam(parameters, config.lr, betas, config.eps, config.weight_decay, fused=fused)
-        case "adamw":
-            return AdamW(parameters, config.lr, betas, config.eps, config.weight_decay, fused=fused)
-        case _:
-            return SGD(parameters, config.lr, config.momentum, 0, config.weight_decay, config.nesterov, fused=fused)
+def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int) -> dict[str, Any] | None:
+    """A scheduler as Lightning takes it, or None where the target is empty: the rate stays as it is.
+
+    Of its arguments, the word `total_steps` stands for `steps`, the number of optimiser steps in the whole run.
+    """
+    if not target:
+        return None
+    arguments = {key: steps if value == "total_steps" else value for key, value in target.items()}
+    for_lightning = {key: arguments.pop(key) for key in _FOR_LIGHTNING if key in arguments}
+    return {"scheduler": make(arguments, "scheduler", LRScheduler, optimizer), **for_lightning}
 
 
-def _lay_like_weights(optimizer: Optimizer) -> None:
-    """Order what was read as the weights lie in memory: the fused kernels go through both without looking at strides.
+def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
+    """Raise ConfigError if the optimiser or the scheduler cannot be made for these parameters."""
+    build_scheduler(config.scheduler, build_optimizer(config.optimizer, parameters), steps=100)
+
+
+def _lay_out_like_weights(optimizer: Optimizer) -> None:
+    """Order a state that was read as the weights lie in memory: fused kernels go through both without strides.
 
     A run that was stopped before its weights were channels-last has the other order.
     """
@@ -63,15 +84,3 @@ def _lay_like_weights(optimizer: Optimizer) -> None:
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:
                 state[key] = torch.empty_like(weight).copy_(value)
-
-
-def build_scheduler(config: SchedulerConfig, optimizer: Optimizer, steps: int) -> LRScheduler | None:
-    """The learning rate's course over all `steps` of training, to be moved after every one; None: it stays."""
-    match config.name:
-        case "onecycle":
-            peak = optimizer.param_groups[0]["lr"]
-            return OneCycleLR(optimizer, peak, total_steps=steps, pct_start=config.warmup_fraction)
-        case "cosine":
-            return CosineAnnealingLR(optimizer, T_max=steps)
-        case _:
-            return None

@@ -1,0 +1,111 @@
+"""Several optimiser steps for each batch that Lightning hands over: what makes small steps cheap.
+
+Lightning's own work for a batch takes about half a millisecond, a third of a whole step of `tiny`. Here it is done once
+for about 2,048 images: the data module gathers them at once, and `training_step` takes the single steps. Weights,
+moments, `global_step` and logged steps are the same to the last bit. `benchmarks/fast_steps.py` measures the gain.
+
+This is the one module that knows Lightning's internals; `pyproject.toml` bounds the versions it is tested with.
+"""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mnist_cnn.config import Config
+from mnist_cnn.data.datamodule import Batch, MNISTDataModule
+from mnist_cnn.training.callbacks import BestAndLast, EpochSeed, History, Progress
+from mnist_cnn.training.module import Classifier
+
+# How many images Lightning sees at once: enough that its own work does not count, few enough that the progress bar
+# moves and Ctrl-C is heard.
+_IMAGES_AT_ONCE = 2048
+
+# Callbacks that do nothing before, in or after single steps. Any other may rely on Lightning taking them.
+_EPOCHWISE = (EpochSeed, History, Progress, BestAndLast, EarlyStopping)
+
+
+def why_not(config: Config, trainer: pl.Trainer) -> str | None:
+    """Why Lightning has to take the steps one by one, or None where nothing can tell the difference."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+        if type(callback) not in _EPOCHWISE:
+            return f"the callback {type(callback).__name__} may need single steps"
+    if config.trainer.extra:
+        return f"trainer.{next(iter(config.trainer.extra))} may need single steps"
+    if config.scheduler and config.scheduler.get("interval") != "step":
+        return "the scheduler does not move after every step"
+    if config.trainer.precision == "16-mixed":
+        return "float16 scales its loss in single steps"
+    if trainer.world_size > 1:
+        return "several processes take them together"
+    return None
+
+
+class FastClassifier(Classifier):
+    """A Classifier that takes an optimiser step for each `data.config.batch_size` images of what it is handed."""
+
+    automatic_optimization = False
+
+    def hand_over(self, data: MNISTDataModule) -> "FastClassifier":
+        """Have the data module hand over several batches at once."""
+        self._batch_size = data.config.batch_size
+        data.batches_at_once = max(1, _IMAGES_AT_ONCE // self._batch_size)
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        labels = batch[1]
+        steps = zip(*(torch.split(part, self._batch_size) for part in batch), strict=True)
+        logits = torch.cat([self._take_step(*step) for step in steps])
+        loss = F.cross_entropy(logits, labels)
+        self._log_epoch("train", loss, logits, labels, self.train_accuracy)
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += (
+            math.ceil(len(labels) / self._batch_size) - 1
+        )  # Lightning adds one
+        return loss
+
+    def _take_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        # Not the optimiser that Lightning wraps: it runs the precision plug-in for each step, to count it, for 70 µs.
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, Optimizer)
+        logits = torch.empty(0)
+
+        def closure() -> Tensor:
+            nonlocal logits
+            optimizer.zero_grad()
+            logits = self(images)
+            loss = F.cross_entropy(logits, labels)
+            with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            return loss
+
+        optimizer.step(closure)  # type: ignore[arg-type]  # torch types a closure as returning a float
+        torch.clear_autocast_cache()  # it holds the weights as they were before the step
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+        for counter in self._step_counters():
+            counter.ready = counter.completed = counter.completed + 1
+        return logits.detach()
+
+    def on_train_start(self) -> None:
+        """Count on from where a stopped run was, whoever took its steps."""
+        counters = self._step_counters()
+        taken = max(counter.completed for counter in counters)
+        for counter in counters:
+            counter.ready = counter.completed = taken
+
+    def _step_counters(self) -> tuple[Any, Any]:
+        """Lightning's two counts of steps, for manual and automatic optimisation: a resumed run may take either."""
+        loop = self.trainer.fit_loop.epoch_loop
+        manual, automatic = loop.manual_optimization.optim_step_progress, loop.automatic_optimization.optim_progress
+        return manual.total, automatic.optimizer.step.total
+
+    @property
+    def total_steps(self) -> int:
+        data: MNISTDataModule = self.trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+        return math.ceil(len(data.train) / self._batch_size) * (self.trainer.max_epochs or 1)

@@ -1,0 +1,81 @@
+"""The network that a run starts from: one to be trained further (`model.init_from`), or that of a resumed run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mnist_cnn.config import Config
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import check_suits
+
+
+def load_pretrained(config: Config) -> TrainedNetwork | None:
+    """The network that the run starts from, ready to be trained; None where it starts from new weights.
+
+    ConfigError if the settings ask for another network or scaling than the one that it brings, or for another
+    experiment than the one that is resumed.
+    """
+    if config.resume:
+        trained = checkpoint.load(last_checkpoint(config.resume))
+        _check_same_experiment(config, trained)
+    elif config.model.init_from is not None:
+        trained = checkpoint.load(config.model.init_from)
+        if config.data.normalize != "unit":
+            raise ConfigError(
+                f"data.normalize={config.data.normalize}: model.init_from brings its own scaling; leave this out."
+            )
+        check_suits(trained, config.data.name)
+    else:
+        return None
+    trained.network.train().requires_grad_(True)
+    return trained
+
+
+def last_checkpoint(run: str) -> Path:
+    """The checkpoint that a run goes on from; ConfigError where there is none."""
+    last = Path(run) / "checkpoints" / "last.ckpt"
+    if not last.exists():
+        raise ConfigError(f"resume={run}: nothing to go on from, {last} does not exist.")
+    return last
+
+
+def with_network_of(config: Config, trained: TrainedNetwork | None) -> Config:
+    """The configuration with the name and the layers of the network that the run really trains."""
+    if trained is None:
+        return config
+    return replace(config, model=replace(config.model, name=trained.model, layers=trained.network.layers))
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What decides how the weights move, by the keys of the command line; a resumed run can't change it."""
+    settings: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
+    for key in ("batch_size", "val_fraction", "split", "normalize"):
+        settings[f"data.{key}"] = getattr(config.data, key)
+    for group in ("optimizer", "scheduler"):
+        settings |= {f"{group}.{key}": value for key, value in getattr(config, group).items()}
+    return settings
+
+
+def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
+    before = {**stopped.training.get("settings", {}), "model.layers": stopped.network.layers}
+    now = {**settings_of(config), "model.layers": config.model.layers}
+    if config.data.name != "auto":
+        before["data.name"], now["data.name"] = stopped.dataset, config.data.name
+    epochs = config.trainer.max_epochs
+    if config.scheduler:  # its course was laid over a certain number of epochs
+        before["trainer.max_epochs"], now["trainer.max_epochs"] = stopped.training.get("max_epochs"), epochs
+    for key in now | before:
+        if now.get(key) != before.get(key):
+            raise cannot_change(config.resume, key, before.get(key))
+    if epochs < stopped.epoch:
+        raise ConfigError(
+            f"resume={config.resume}: it has {stopped.epoch} epochs already, trainer.max_epochs={epochs}."
+        )
+
+
+def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
+    """The error for a setting that would make the resumed run another experiment."""
+    was = "its layers were others" if key == "model.layers" else f"it was {before}"
+    return ConfigError(f"resume={run}: {key} can't change on the way, {was}; start a new run for that.")

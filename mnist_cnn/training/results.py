@@ -1,0 +1,55 @@
+"""The end of a run: the kept checkpoint is evaluated, and the results are written and printed."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
+
+from mnist_cnn.data.datamodule import MNISTDataModule
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.report.page import Run, write_report
+from mnist_cnn.training.callbacks import History
+
+
+def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
+    """Evaluate the kept checkpoint, write `metrics.json` and the report, print the results and return the metrics.
+
+    On the first process only; the others return None.
+    """
+    if not trainer.is_global_zero:
+        return None
+    if trainer.interrupted and not any((run_dir / "checkpoints").glob("*.ckpt")):
+        shutil.rmtree(run_dir)
+        print("nothing was learned yet, and nothing is kept", file=sys.stderr)
+        return None
+    (history,) = (item for item in trainer.callbacks if isinstance(item, History))  # type: ignore[attr-defined]
+    trained = checkpoint.load(run_dir)
+    run = Run(
+        folder=run_dir,
+        trained=trained,
+        history=history.rows,
+        interrupted=trainer.interrupted,
+        images_per_epoch=min(
+            len(data.train),
+            int(trainer.num_training_batches) * data.config.batch_size * data.batches_at_once * trainer.world_size,
+        ),
+        train_images=data.train,
+        test_images=data.test,
+        val=evaluate(trained, data.val, data.dataset_name, "val"),
+        test=evaluate(trained, data.test, data.dataset_name, "test"),
+        fallback=data.is_fallback,
+        data_root=data.config.root,
+        settings=(run_dir / "config.yaml").read_text(),
+    )
+    metrics = write_report(run)
+    for logger in trainer.loggers:
+        logger.log_metrics({key: metrics[key] for key in ("test/accuracy", "test/loss")}, step=trainer.global_step)
+        logger.save()
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # or all runs of a sweep would be one to it
+    print("\n".join(f"{what:<11} {value}" for what, value in run.results()))
+    return metrics

@@ -1,0 +1,197 @@
+"""The configuration of a resumed run: what the run saved, with the few changes that the command line may make.
+
+A run folder may come from anybody, so its `config.yaml` is read as plain values: bounded, without aliases, tags or
+interpolation. It may name classes of torch.optim, Lightning and this project only, and paths in its own folder only;
+anything else must be said again on the command line.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mnist_cnn.config import RUN_DIR, literal, to_config
+from mnist_cnn.data import datasets
+from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.training.pretrained import cannot_change
+from mnist_cnn.training.targets import class_of
+
+# What may be set anew: the length of the run, the machine and the loggers. These come from this machine, never from
+# the saved run: where to fetch images from, and which run is resumed.
+MAY_CHANGE = ("trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.compile",
+              "data.root", "data.eval_batch_size", "logger")  # fmt: skip
+OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
+# A group's option may be named again; it is told apart by this key. Of `trainer=…` only what may change is taken.
+_IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
+# Loggers that write into the run's folder and send nothing anywhere.
+_LOCAL_LOGGERS = (CSVLogger, TensorBoardLogger)
+# Arguments of callbacks and loggers that are words, not paths, and what a word looks like: `val/loss`.
+_WORDS = ("monitor", "mode", "name", "version", "filename", "logging_interval")
+_WORD = re.compile(r"\w[\w .=+{}-]*(/[\w=+-]+)?")
+
+_MAX_BYTES, _MAX_EVENTS, _MAX_DEPTH = 2**18, 20_000, 40
+
+
+def resumed(composed: DictConfig, said: list[str]) -> DictConfig:
+    """The configuration of the run that `composed.resume` names.
+
+    `composed` is what the command line alone gives, and `said` are its keys. ConfigError if the folder is no run, is
+    damaged, asks for more than it may, or if the command line would make it another experiment.
+    """
+    folder = str(composed.resume)
+    if "run_dir" in said:
+        raise ConfigError(f"resume={folder}: a run goes on in its own folder; leave out run_dir.")
+    saved = read_saved(folder)
+    now = to_config(composed).to_dict()
+    for key in said:
+        _change(saved, now, key, folder)
+    for key in OF_THIS_MACHINE:
+        _put(saved, key, _get(now, key))
+    if "data.root" not in said and not datasets.is_present(str(saved["data"]["name"]), str(saved["data"]["root"])):
+        saved["data"]["root"] = now["data"]["root"]  # images would be written there
+    _check_targets(saved, now, folder)
+    schema = composed.copy()
+    OmegaConf.set_struct(schema, False)
+    for key, value in saved.items():
+        schema[key] = literal(value)
+    return schema
+
+
+def read_saved(folder: str) -> dict[str, Any]:
+    """The plain values in the `config.yaml` of a run's folder; ConfigError where they can't be those of a run."""
+    file = Path(folder) / "config.yaml"
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_MAX_BYTES + 1).decode()
+    except OSError as error:
+        raise ConfigError(f"resume={folder}: not a run folder ({file}: {error.strerror}).") from error
+    except ValueError as error:
+        raise ConfigError(f"resume={folder}: {file} is damaged: it is not text.") from error
+    try:
+        values = _plain_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        why = one_line(" ".join(str(error).split()), 200)
+        raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: {why}.") from error
+    groups = ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger")
+    if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in groups):
+        raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: it has no {', '.join(groups)}.")
+    return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups)}
+
+
+def _plain_yaml(text: str) -> Any:
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases")
+        if number > _MAX_EVENTS or depth > _MAX_DEPTH:
+            raise ValueError("it has more values, or deeper ones, than any run")
+    values = yaml.safe_load(text)
+    for path, value in _leaves(values):
+        if not isinstance(value, str | int | float | None):
+            raise ValueError(f"{path} is a {type(value).__name__}")
+    return values
+
+
+def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -> None:
+    """Take one setting of the command line over, or raise ConfigError where it can't change."""
+    if key == "trainer":
+        for name in MAY_CHANGE[1:4]:  # the machine; `trainer=cpu` says nothing about the length of the run
+            _put(saved, name, _get(now, name))
+    elif key in _IDENTITY:
+        key = f"{key}.{_IDENTITY[key]}"
+        if _get(saved, key) != _get(now, key) and key != "model.layers":
+            raise cannot_change(folder, key, _get(saved, key))
+        if key == "model.layers" and _get(saved, key) != _get(now, key):
+            raise cannot_change(folder, key, None)
+    elif key.startswith(MAY_CHANGE):
+        _put(saved, key, _get(now, key))
+    elif key not in OF_THIS_MACHINE and _get(saved, key) != _get(now, key) and not _drops_foreign(saved, now, key):
+        raise cannot_change(folder, key, _get(saved, key))
+
+
+def _drops_foreign(saved: dict[str, Any], now: dict[str, Any], key: str) -> bool:
+    """Take out a callback that the command line sets to null, if it is none of Lightning's or ours."""
+    entry = _get(saved, key)
+    if not key.startswith("callbacks.") or _get(now, key) is not None or not isinstance(entry, dict):
+        return False
+    if str(entry.get("_target_")).startswith(("lightning.", "mnist_cnn.")):
+        return False
+    _put(saved, key, None)
+    return True
+
+
+def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> None:
+    """Raise ConfigError for a class or a path that a run folder may not name by itself, unless it is said again."""
+    kinds: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler}
+    for group, kind in (("callbacks", Callback), ("logger", Logger)):
+        kinds |= {f"{group}.{name}": kind for name, entry in saved[group].items() if entry is not None}
+    for key, kind in kinds.items():
+        target = _get(saved, key)
+        if not isinstance(target, dict):
+            raise ConfigError(f"resume={folder}: its {key} is damaged.")
+        if not target and key == "scheduler":
+            continue
+        for path, value in _leaves(target):
+            full = f"{key}.{path}"
+            if _get(now, full) != value and not _is_harmless(key, path, value, target, kind):
+                raise ConfigError(
+                    f"resume={folder}: its {full} is {one_line(repr(value), 80)}, which a run folder can't name by "
+                    f"itself; say it again on the command line (or leave it out with +{key}=null)."
+                )
+
+
+def _is_harmless(key: str, path: str, value: Any, target: Mapping[str, Any], kind: type) -> bool:
+    if path == "_target_":
+        if not str(value).startswith(("torch.optim.", "lightning.pytorch.", "mnist_cnn.")):
+            return False
+        try:
+            return issubclass(class_of(target, key, kind), _LOCAL_LOGGERS) or kind is not Logger
+        except ConfigError:
+            return False
+    if not isinstance(value, str):
+        return True
+    name = path.rpartition(".")[2]
+    if not key.startswith(("callbacks.", "logger.")):
+        return "_" not in name[:1]  # optimisers and schedulers write no files; nested targets are refused
+    in_folder = value == RUN_DIR or value.startswith(f"{RUN_DIR}/")
+    return (in_folder or (name in _WORDS and bool(_WORD.fullmatch(value)))) and ".." not in value
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        inner = list(value.items())
+    elif isinstance(value, list):
+        inner = list(enumerate(value))
+    else:
+        yield path, value
+    for key, item in inner:
+        if not isinstance(key, str | int) or "." in str(key):
+            raise ValueError(f"{key!r} is no key")
+        yield from _leaves(item, f"{path}.{key}" if path else str(key))
+
+
+def _get(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+        else:
+            values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value

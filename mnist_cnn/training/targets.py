@@ -1,0 +1,87 @@
+"""Hydra targets: the one place where a setting becomes code.
+
+A target is a mapping whose `_target_` names a class and whose other keys are the arguments. Optimisers, schedulers,
+callbacks and loggers are given so.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+
+from mnist_cnn.config import literal
+from mnist_cnn.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+def class_of(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
+    """The class that a target names; ConfigError, naming `key`, unless it is a subclass of `kind`."""
+    path = target.get("_target_")
+    try:
+        found = get_object(str(path))
+    except (ImportError, ValueError, InstantiationException) as error:
+        if isinstance(error.__cause__ or error, ModuleNotFoundError) and key.startswith("logger."):
+            raise ConfigError(f"{key}: it is not installed; pip install -e '.[{key.partition('.')[2]}]'") from error
+        raise ConfigError(f"{key}._target_={path}: there is no such class ({_line(error)}).") from error
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise ConfigError(f"{key}._target_={path}: it must name a subclass of {kind.__module__}.{kind.__name__}.")
+    return found
+
+
+def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **further: Any) -> T:
+    """An object of a target's class, with `arguments` in front and `further` ones behind those of the target.
+
+    ConfigError names the key of an argument that the class does not take or refuses.
+    """
+    found = class_of(target, key, kind)
+    given = {name: value for name, value in target.items() if name != "_target_"}
+    _check_names_and_types(found, given, key)
+    try:
+        return _instantiated(target, *arguments, **further)
+    except Exception as error:  # classes raise anything for arguments that they cannot use
+        for name, value in given.items():
+            if _works({other: rest for other, rest in target.items() if other != name}, *arguments, **further):
+                raise ConfigError(f"{key}.{name}={_written(value)}: {_line(error)}") from error
+        raise ConfigError(f"{key} ({target['_target_']}): {_line(error)}") from error
+
+
+def _instantiated(target: Mapping[str, Any], *arguments: Any, **further: Any) -> Any:
+    try:
+        return instantiate(literal(target), *arguments, **further, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ or error from None
+
+
+def _works(target: Mapping[str, Any], *arguments: Any, **further: Any) -> bool:
+    try:
+        _instantiated(target, *arguments, **further)
+    except Exception:
+        return False
+    return True
+
+
+def _check_names_and_types(found: type, given: Mapping[str, Any], key: str) -> None:
+    parameters = inspect.signature(found).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        parameters = {**parameters, **dict.fromkeys(given, inspect.Parameter("_", inspect.Parameter.KEYWORD_ONLY))}
+    for name, value in given.items():
+        if name not in parameters:
+            near = did_you_mean(name, parameters)
+            raise ConfigError(f"{key}.{name}={_written(value)}: {found.__name__} takes no such argument.{near}")
+        default = parameters[name].default
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{key}.{name}={_written(value)}: it must be true or false.")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(default, float) and not (number or value is None):
+            raise ConfigError(f"{key}.{name}={_written(value)}: it must be a number.")
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error.__cause__ or error).split()) or type(error).__name__
