@@ -27,9 +27,9 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
     check_machine(config)
+    seed_everything(config.seed, verbose=False)
     pretrained = load_pretrained(config)  # of model.init_from, or of the run that is resumed
     config = with_network_of(config, pretrained)
-    seed_everything(config.seed, verbose=False)
     if pretrained:
         network = pretrained.network
     else:

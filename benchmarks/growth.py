@@ -40,11 +40,11 @@ def train(setting: Setting, data_root: str) -> None:
     from hydra import compose, initialize_config_dir
     from lightning.pytorch import seed_everything
 
-    from mnist_cnn.config import typed
+    from mnist_cnn.config import to_config
     from mnist_cnn.data.datamodule import MNISTDataModule
     from mnist_cnn.data.images import Images
     from mnist_cnn.network.build import build_network
-    from mnist_cnn.training.trainer import build_trainer, classifier, fit
+    from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:
         batch = f"data.batch_size={setting.batch_size}"
@@ -53,7 +53,7 @@ def train(setting: Setting, data_root: str) -> None:
             for arguments in layer.values() if not isinstance(layer, str) else ():
                 for size in {"filters", "units"} & set(arguments):
                     arguments[size] *= setting.width
-        config = typed(composed)
+        config = to_config(composed)
         seed_everything(0, verbose=False)
         data = MNISTDataModule(config.data, 0)
         data.prepare_data()
@@ -61,8 +61,9 @@ def train(setting: Setting, data_root: str) -> None:
         chosen = torch.arange(setting.images) % len(data.train)
         data.train = Images(data.train.images[chosen], data.train.labels[chosen])
         data.val = Images(data.val.images[:1000], data.val.labels[:1000])
-        module = classifier(config, build_network(config.model.layers, (1, 28, 28), 10), data)
-        fit(build_trainer(config, composed, Path(folder)), module, data, config)
+        trainer = build_trainer(config, Path(folder))
+        module = build_classifier(config, build_network(config.model.layers, (1, 28, 28), 10), data, trainer, None)
+        fit(trainer, module, data, config)
 
 
 def measure(setting: Setting, data_root: Path) -> dict[str, Any]:

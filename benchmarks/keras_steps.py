@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from keras_recipes import NETWORKS, RECIPES, keras
 from torch import Tensor
 
-from mnist_cnn.config import typed
+from mnist_cnn.config import to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.keras.weights import Variable, variables
@@ -138,7 +138,7 @@ def keras_network(name: str) -> keras.Sequential:
 def our_module(name: str, dtype: torch.dtype = torch.float32) -> tuple[Classifier, torch.optim.Optimizer]:
     """The same of `conf/model`, without dropout, and the optimiser that it has here by default."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = typed(compose("config", [f"model={name}"]))
+        config = to_config(compose("config", [f"model={name}"]))
     layers = [layer for layer in config.model.layers if "Dropout" not in layer]
     network = build_network(layers, (1, 28, 28), 10).to(dtype)
     return Classifier(network, config.optimizer, config.scheduler, {}), build_optimizer(

@@ -101,7 +101,7 @@ def run(name: str, comparison: Comparison, data_root: Path, device: str) -> Fini
             ]  # fmt: skip
         finished = watch([sys.executable, *command])
         if name.startswith("ours"):
-            finished.weights = _weights(Path(folder) / "run")
+            finished.weights = weights_of(Path(folder) / "run")
     return finished
 
 
@@ -132,7 +132,8 @@ def watch(command: Sequence[str]) -> Finished:
     return done
 
 
-def _weights(run: Path) -> str:
+def weights_of(run: Path) -> str:
+    """A digest of the weights in the last checkpoint of a run of ours."""
     # Not in this process, which must stay small: Linux counts the memory of who starts a command as the command's own.
     last = run / "checkpoints" / "last.ckpt"
     return watch([sys.executable, str(CONTENDERS), "weights", "--checkpoint", str(last)]).weights

@@ -110,13 +110,10 @@ class Config:
         return values | {"trainer": values["trainer"] | values["trainer"].pop("extra")}
 
 
-def register_schema() -> None:
-    """Have Hydra check the types of what it composes; `conf/config.yaml` names the schema first.
-
-    `trainer` stays open: any further argument of Lightning's Trainer may be added to it, also in a recipe.
-    """
-    types = [(item.name, dict[str, Any] if item.name == "trainer" else item.type) for item in fields(Config)]
-    ConfigStore.instance().store(name="schema", node=make_dataclass("Schema", types))
+# Hydra checks the types of what it composes against this; `conf/config.yaml` names it first. `trainer` stays open: any
+# further argument of Lightning's Trainer may be added to it, also in a recipe.
+_TYPES = [(item.name, dict[str, Any] if item.name == "trainer" else item.type) for item in fields(Config)]
+ConfigStore.instance().store(name="schema", node=make_dataclass("Schema", _TYPES))
 
 
 def to_config(composed: DictConfig) -> Config:

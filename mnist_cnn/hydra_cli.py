@@ -30,7 +30,6 @@ OPTIONAL, OPEN = ("experiment", "debug"), ("trainer", "optimizer", "scheduler", 
 
 # Used by conf/config.yaml: the first of two values that is not null.
 OmegaConf.register_new_resolver("or", lambda value, default: default if value is None else value, replace=True)
-config.register_schema()
 
 
 def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
@@ -117,7 +116,7 @@ def _quoted(argument: str) -> str:
     """A path setting in Hydra's quotes, with what has a meaning to Hydra or OmegaConf escaped."""
     key, _, value = argument.partition("=")
     in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if key not in PATHS or re.fullmatch(r"[\w./~-]*", value, re.ASCII) or (in_quotes and not Path(value).exists()):
+    if key not in PATHS or re.fullmatch(r"[\w./-]*", value, re.ASCII) or (in_quotes and not Path(value).exists()):
         return argument  # as Hydra takes it
     value = re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
     value = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)

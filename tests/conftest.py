@@ -2,8 +2,13 @@
 
 import gzip
 import hashlib
+import json
 import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -65,6 +70,56 @@ def composed(*settings: str) -> DictConfig:
 def configured(*settings: str) -> Config:
     """The same, checked and typed."""
     return to_config(composed(*settings))
+
+
+QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    """What two runs of the same command must agree in."""
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    for row in content["history"]:
+        del row["seconds"]
+    return {key: value for key, value in content.items() if "second" not in key}
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of a run."""
+    content = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Both have the same weights, to the bit, and the same figures."""
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert metrics(one) == metrics(other)
+
+
+def run_process(*settings: str, interrupt_after: str | None = None) -> Outcome:
+    """`python train.py` as a process of its own, with Ctrl-C once a line of standard error matches."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error::DeprecationWarning:mnist_cnn"}
+    command = [sys.executable, str(ROOT / "train.py"), *settings]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
+    )
+    assert process.stderr is not None
+    said = ""
+    if interrupt_after:
+        for line in process.stderr:
+            said += line
+            if re.search(interrupt_after, line):
+                time.sleep(0.3)
+                process.send_signal(signal.SIGINT)
+                break
+    out, err = process.communicate()
+    return Outcome(process.returncode, out, said + err)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,17 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from mnist_cnn.training.optimizers import KerasAdam, build_optimizer, build_scheduler
-from tests.conftest import configured
+from tests.conftest import CONF, configured, train_command
+
+RUN = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
 
 
 def test_adam_moves_weights_as_keras_formula_does() -> None:
@@ -40,34 +45,102 @@ def test_adam_goes_on_from_its_state_as_if_it_had_not_stopped() -> None:
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("adam", KerasAdam), ("adam_pytorch", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)],
+def optimizer_of(*settings: str) -> torch.optim.Optimizer:
+    return build_optimizer(configured(*settings).optimizer, [nn.Parameter(torch.ones(2, 2))])
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "optimizer").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_option_makes_the_optimizer_that_its_file_names(file: Path) -> None:
+    target = yaml.safe_load(file.read_text())
+    optimizer = optimizer_of(f"optimizer={file.stem}")
+    assert f"{type(optimizer).__module__}.{type(optimizer).__qualname__}".endswith(
+        target["_target_"].rpartition(".")[2]
+    )
+    assert optimizer.param_groups[0]["lr"] == float(target["lr"])
+
+
+# Muon takes matrices only, SparseAdam sparse gradients, and LBFGS weights that are not channels-last.
+CLASSES = sorted(
+    name
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
 )
-def test_every_optimizer_is_the_one_that_its_name_says(name: str, kind: type) -> None:
-    config = configured(f"optimizer={name}").optimizer
-    optimizer = build_optimizer(config, [nn.Parameter(torch.ones(1))])
-    assert type(optimizer) is kind
-    assert optimizer.param_groups[0]["lr"] == config.lr
+NOT_FOR_CONVOLUTIONS = ("LBFGS", "Muon", "SparseAdam")
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in NOT_FOR_CONVOLUTIONS])
+def test_one_line_of_configuration_trains_with_any_class_of_torch(name: str) -> None:
+    settings = (f"optimizer._target_=torch.optim.{name}", "~optimizer.betas", "~optimizer.eps")
+    outcome = train_command(*RUN, *settings, "run_dir=run")
+    assert outcome.status == 0, outcome.err
+    history = json.loads(Path("run/metrics.json").read_text())["history"]
+    assert history[-1]["train/loss"] < history[0]["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (("optimizer=sgd", "optimizer.nesterov='no'"), "optimizer.nesterov=no: it must be true or false"),
+        (("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"), "optimizer.nesterov=true: Nesterov"),
+        (("optimizer=adamw", "optimizer.weight_decay=-1"), "optimizer.weight_decay=-1: Invalid weight_decay"),
+        (("optimizer.eps=abc",), "optimizer.eps=abc: it must be a number"),
+        (("+optimizer.momentum=0.9",), "optimizer.momentum=0.9: KerasAdam takes no such argument"),
+        (("optimizer._target_=torch.optim.Adamm",), "optimizer._target_=torch.optim.Adamm: there is no such class"),
+        (("optimizer._target_=torch.nn.Linear",), "must name a subclass of torch.optim"),
+        *(
+            (
+                (f"optimizer._target_=torch.optim.{name}", "~optimizer.betas", "~optimizer.eps"),
+                f"(torch.optim.{name}): ",
+            )
+            for name in NOT_FOR_CONVOLUTIONS
+        ),
+        (("scheduler=onecycle", "scheduler.pct_start=2"), "scheduler.pct_start=2: "),
+        (("scheduler=cosine", "+scheduler.gamma=2"), "scheduler.gamma=2: CosineAnnealingLR takes no such argument"),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_is_one_line_that_names_its_key_before_anything_is_made(
+    settings: tuple[str, ...], says: str
+) -> None:
+    outcome = train_command(*settings)
+    assert outcome.status == 2
+    assert says in outcome.err
+    assert len(outcome.err[outcome.err.index("error: ") :].strip().splitlines()) == 1
+    assert list(Path.cwd().iterdir()) == []
+
+
+def rates(name: str, steps: int, peak: float) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], peak, momentum=0.9)
+    target = configured(f"scheduler={name}", f"optimizer.lr={peak}").scheduler
+    built = build_scheduler(target, optimizer, steps)
+    assert built is not None
+    assert built["interval"] == "step"
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(found) < steps:
+            built["scheduler"].step()
+    return found
 
 
 @pytest.mark.parametrize(
     ("name", "first", "highest", "last"), [("onecycle", 0.004, 0.1, 4e-7), ("cosine", 0.1, 0.1, 0.0)]
 )
 def test_schedules_begin_peak_and_end_where_they_should(name: str, first: float, highest: float, last: float) -> None:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1, momentum=0.9)
-    scheduler = build_scheduler(configured(f"scheduler={name}").scheduler, optimizer, steps=100)
-    assert scheduler is not None
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        if len(rates) < 100:
-            scheduler.step()
-    assert (rates[0], max(rates)) == (pytest.approx(first), pytest.approx(highest))
-    assert rates[-1] == pytest.approx(last, abs=1e-4)
+    found = rates(name, 100, 0.1)
+    assert found[0] == pytest.approx(first)
+    assert max(found) == pytest.approx(highest)
+    assert found[-1] == pytest.approx(last, abs=1e-4)
 
 
 def test_without_a_schedule_the_rate_stays() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
     assert build_scheduler(configured().scheduler, optimizer, 100) is None
+
+
+def test_a_scheduler_of_torch_moves_the_rate_after_every_epoch() -> None:
+    settings = ("+scheduler._target_=torch.optim.lr_scheduler.StepLR", "+scheduler.step_size=1", "+scheduler.gamma=0.5")
+    assert train_command(*RUN, *settings, "trainer.max_epochs=3", "run_dir=run").status == 0
+    history = json.loads(Path("run/metrics.json").read_text())["history"]
+    assert [row["lr"] for row in history] == pytest.approx([5e-4, 2.5e-4, 1.25e-4])

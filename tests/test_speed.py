@@ -14,17 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from speed import watch
 from torch import Tensor, nn
 
 from mnist_cnn import machine
 from mnist_cnn.network.build import build_network
+from mnist_cnn.training import fast_steps
 from mnist_cnn.training.optimizers import build_optimizer
-from mnist_cnn.training.trainer import _one_step_is_like_another, build_trainer
-from tests.conftest import ROOT, composed, configured, train_command
+from mnist_cnn.training.trainer import build_trainer
+from tests.conftest import CONF, ROOT, configured, train_command
 
+OPTIMIZERS = sorted(file.stem for file in (CONF / "optimizer").glob("*.yaml"))
 RUN = ("data=digits", "trainer=cpu", "trainer.max_epochs=2")
 # An argument that changes nothing, but has Lightning take every step by itself.
 SINGLE = "+trainer.log_every_n_steps=1"
@@ -99,7 +101,7 @@ def test_a_relu_stays_before_its_pooling_where_others_ask_for_it_or_the_pooling_
 def test_steps_taken_together_are_those_taken_one_by_one(
     settings: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnist_cnn.training.trainer._IMAGES_AT_ONCE", 700)  # so that an epoch has two parts
+    monkeypatch.setattr("mnist_cnn.training.fast_steps._IMAGES_AT_ONCE", 700)  # so that an epoch has two parts
     for run, how in (("together", ()), ("single", (SINGLE,))):
         assert train_command(*RUN, *settings, *how, f"run_dir={run}").status == 0
     together, single = state("together"), state("single")
@@ -118,10 +120,19 @@ def test_steps_taken_together_are_those_taken_one_by_one(
             assert one[what] == pytest.approx(other[what], rel=1e-5)
 
 
-def test_a_run_goes_on_counting_steps_where_they_are_taken_the_other_way() -> None:
+@pytest.mark.parametrize("first", ["together", "single"])
+def test_a_resumed_run_counts_steps_on_where_they_are_taken_the_other_way(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_steps(how: str) -> None:
+        reason = None if how == "together" else "the test says so"
+        monkeypatch.setattr(fast_steps, "why_not", lambda *_: reason)
+
+    take_steps(first)
     assert train_command(*RUN, "model=mlp", "run_dir=run").status == 0
     before = state("run")["global_step"]
-    assert train_command("resume=run", SINGLE, "trainer.max_epochs=4").status == 0
+    take_steps("single" if first == "together" else "together")
+    assert train_command("resume=run", "trainer.max_epochs=4").status == 0
     assert state("run")["global_step"] == 2 * before > 0
 
 
@@ -129,19 +140,38 @@ class Unknown(Callback):
     """A user's callback; who knows what it relies on."""
 
 
-def test_steps_are_taken_one_by_one_where_a_callback_or_an_argument_needs_them(tmp_path: Path) -> None:
-    def together(*settings: str, callback: Callback | None = None) -> bool:
-        trainer = build_trainer(configured(*settings), composed(*settings), tmp_path)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        callbacks += [callback] if callback else []
-        return _one_step_is_like_another(trainer, configured(*settings))
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ((), None),
+        (("callbacks=early_stopping",), None),
+        (("scheduler=onecycle",), None),
+        (("+callbacks.x._target_=tests.test_speed.Unknown",), "the callback Unknown"),
+        (
+            ("+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor",),
+            "the callback LearningRateMonitor",
+        ),
+        (("+callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint",), "the callback ModelCheckpoint"),
+        (("+trainer.gradient_clip_val=1.0",), "trainer.gradient_clip_val"),
+        (("scheduler=cosine", "scheduler.interval=epoch"), "the scheduler"),
+    ],
+    ids=str,
+)
+def test_steps_are_taken_one_by_one_where_something_needs_them(
+    settings: tuple[str, ...], reason: str | None, tmp_path: Path
+) -> None:
+    config = configured(*RUN, *settings)
+    found = fast_steps.why_not(config, build_trainer(config, tmp_path))
+    assert found is None if reason is None else reason in str(found)
+    config.trainer.precision = "16-mixed"  # which this Trainer's processor can't do
+    assert fast_steps.why_not(config, build_trainer(configured(*RUN), tmp_path)) is not None
 
-    assert together(*RUN)
-    assert together(*RUN, "callbacks=early_stopping")
-    assert not together(*RUN, callback=Unknown())
-    assert not together(*RUN, callback=LearningRateMonitor("step"))
-    assert not together(*RUN, "+trainer.gradient_clip_val=1.0")
-    assert not together(*RUN, "+callbacks.checkpoint.every_n_train_steps=10", "callbacks.checkpoint.monitor=null")
+
+def test_a_run_says_why_its_steps_are_taken_one_by_one() -> None:
+    slow = train_command(*RUN, "model=mlp", "trainer.max_epochs=1", SINGLE)
+    assert "note: Lightning takes every step by itself, which is slower: trainer.log_every_n_steps" in slow.err
+    fast = train_command(*RUN, "model=mlp", "trainer.max_epochs=1")
+    assert "note:" not in fast.err
 
 
 def test_gradients_are_clipped_where_that_is_asked_for() -> None:
@@ -163,19 +193,19 @@ def test_ours_ends_with_the_weights_of_a_loop_without_lightning(real_mnist: Any)
     assert loop.weights == ours.weights != ""
 
 
-@pytest.mark.parametrize("name", ["adam", "adam_pytorch", "adamw", "sgd"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_moments_saved_in_another_memory_order_go_to_their_own_weights(name: str) -> None:
-    config = configured(f"optimizer={name}").optimizer
+    target = configured(f"optimizer={name}").optimizer
     plain = nn.Parameter(torch.randn(4, 3, 5, 5))
-    stopped = build_optimizer(config, [plain])
+    stopped = build_optimizer(target, [plain])
     plain.grad = torch.randn_like(plain)
     stopped.step()
 
     channels_last = nn.Parameter(plain.detach().clone(memory_format=torch.channels_last))
-    goes_on = build_optimizer(config, [channels_last])
-    goes_on.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    resumed = build_optimizer(target, [channels_last])
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
     gradient = torch.randn_like(plain)
-    for weight, optimizer in ((plain, stopped), (channels_last, goes_on)):
+    for weight, optimizer in ((plain, stopped), (channels_last, resumed)):
         weight.grad = torch.empty_like(weight).copy_(gradient)
         optimizer.step()
     torch.testing.assert_close(plain, channels_last)
@@ -278,7 +308,7 @@ def test_a_network_that_can_not_be_compiled_is_told_in_a_line(monkeypatch: pytes
     monkeypatch.setattr(nn.Module, "compile", compile_by_it)
     outcome = train_command(*RUN, "model=mlp", "trainer.compile=true", "run_dir=run")
     assert outcome.status == 2
-    assert outcome.err.splitlines()[-1].startswith("error: trainer.compile=true: it can't be done here:")
+    assert outcome.err.splitlines()[-1].startswith("error: trainer.compile=true: it is not possible here:")
     assert not Path("run").exists()
 
 

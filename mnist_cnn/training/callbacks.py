@@ -93,8 +93,8 @@ class Progress(Callback):
             return
         if time.monotonic() - self._read > self._SECONDS_BETWEEN_READINGS:
             assert isinstance(pl_module, Classifier)
-            right, wrong = pl_module.train_accuracy.tp, pl_module.train_accuracy.fn
-            accuracy = float(right / (right + wrong))  # of this process: `compute` would wait for the others
+            metric: Any = pl_module.train_accuracy
+            accuracy = float(metric.tp / (metric.tp + metric.fn))  # `compute` would wait for other processes
             self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", accuracy=f"{accuracy:.2%}", refresh=False)
             self._read = time.monotonic()
         self._bar.update(len(batch[1]))

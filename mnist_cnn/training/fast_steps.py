@@ -63,7 +63,7 @@ class FastClassifier(Classifier):
         steps = zip(*(torch.split(part, self._batch_size) for part in batch), strict=True)
         logits = torch.cat([self._take_step(*step) for step in steps])
         loss = F.cross_entropy(logits, labels)
-        self._log_epoch("train", loss, logits, labels, self.train_accuracy)
+        self._log_means("train", loss, logits, labels, self.train_accuracy)
         self.trainer.fit_loop.epoch_loop._batches_that_stepped += (
             math.ceil(len(labels) / self._batch_size) - 1
         )  # Lightning adds one
@@ -78,8 +78,7 @@ class FastClassifier(Classifier):
         def closure() -> Tensor:
             nonlocal logits
             optimizer.zero_grad()
-            logits = self(images)
-            loss = F.cross_entropy(logits, labels)
+            logits, loss = self._logits_and_loss((images, labels))
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return loss

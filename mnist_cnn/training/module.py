@@ -44,42 +44,43 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step("train", batch, self.train_accuracy)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step("val", batch, self.val_accuracy)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._step("test", batch, self.test_accuracy)
-
-    def _step(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> Tensor:
-        images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        self._log_epoch(stage, loss, logits, labels, accuracy)
+        logits, loss = self._logits_and_loss(batch)
+        self._log_means("train", loss, logits, batch[1], self.train_accuracy)
         return loss
 
-    def _log_epoch(
-        self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor, accuracy: MulticlassAccuracy
-    ) -> None:
-        accuracy.update(logits, labels)
-        once = {"on_step": False, "on_epoch": True, "batch_size": len(labels)}
-        self.log(f"{stage}/loss", loss, sync_dist=True, **once)
-        self.log(f"{stage}/accuracy", accuracy, **once)
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, loss = self._logits_and_loss(batch)
+        self._log_means("val", loss, logits, batch[1], self.val_accuracy)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, loss = self._logits_and_loss(batch)
+        self._log_means("test", loss, logits, batch[1], self.test_accuracy)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        # The loss scaling of float16 divides gradients before they are clipped, which fused optimisers don't allow.
+        optimizer = build_optimizer(self.optimizer, self.parameters(), fused=self.trainer.precision != "16-mixed")
+        scheduler = build_scheduler(self.scheduler, optimizer, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler} if scheduler else optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint describe itself."""
+        checkpoint.update(self.metadata)
 
     @property
     def total_steps(self) -> int:
         """The number of optimiser steps in the whole run."""
         return int(self.trainer.estimated_stepping_batches)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        # The loss scaling of float16 divides gradients before they are clipped, which fused optimisers don't allow.
-        optimizer = build_optimizer(self.optimizer, self.parameters(), fused=self.trainer.precision != "16-mixed")
-        scheduler = build_scheduler(self.scheduler, optimizer, self.total_steps)
-        if scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[typeddict-item]  # a plain dict
+    def _logits_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        logits = self(images)
+        return logits, F.cross_entropy(logits, labels)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint describe itself."""
-        checkpoint.update(self.metadata)
+    def _log_means(
+        self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor, accuracy: MulticlassAccuracy
+    ) -> None:
+        """Log the means over an epoch's images, in which a smaller last batch weighs less."""
+        accuracy.update(logits, labels)
+        size = len(labels)
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=size)

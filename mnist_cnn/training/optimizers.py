@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn.config import Config
+from mnist_cnn.errors import ConfigError
 from mnist_cnn.training.targets import class_of, make
 
 # Arguments for Lightning, not for the scheduler: when it moves the rate, and by which metric.
@@ -58,7 +60,7 @@ def build_optimizer(target: Mapping[str, Any], parameters: Iterable[nn.Parameter
     return optimizer
 
 
-def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int) -> dict[str, Any] | None:
+def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int) -> LRSchedulerConfigType | None:
     """A scheduler as Lightning takes it, or None where the target is empty: the rate stays as it is.
 
     Of its arguments, the word `total_steps` stands for `steps`, the number of optimiser steps in the whole run.
@@ -67,12 +69,26 @@ def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int)
         return None
     arguments = {key: steps if value == "total_steps" else value for key, value in target.items()}
     for_lightning = {key: arguments.pop(key) for key in _FOR_LIGHTNING if key in arguments}
-    return {"scheduler": make(arguments, "scheduler", LRScheduler, optimizer), **for_lightning}
+    scheduler = make(arguments, "scheduler", LRScheduler, optimizer)
+    return cast(LRSchedulerConfigType, {"scheduler": scheduler, **for_lightning})
 
 
 def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
-    """Raise ConfigError if the optimiser or the scheduler cannot be made for these parameters."""
-    build_scheduler(config.scheduler, build_optimizer(config.optimizer, parameters), steps=100)
+    """Raise ConfigError if the optimiser or the scheduler cannot be made for these parameters, or can't move them.
+
+    It is tried on copies, laid out as the module has them: some optimisers take no convolutions, or no dense gradients.
+    """
+    copies = [nn.Parameter(value.detach().clone(memory_format=torch.preserve_format)) for value in parameters]
+    for copy in copies:
+        if copy.dim() == 4:
+            copy.data = copy.data.to(memory_format=torch.channels_last)
+        copy.grad = torch.zeros_like(copy)
+    optimizer = build_optimizer(config.optimizer, copies)
+    build_scheduler(config.scheduler, optimizer, steps=100)
+    try:
+        optimizer.step(lambda: 0.0)
+    except Exception as error:  # whatever a class raises for weights that it can't move
+        raise ConfigError(f"optimizer ({config.optimizer['_target_']}): {' '.join(str(error).split())}") from error
 
 
 def _lay_out_like_weights(optimizer: Optimizer) -> None:

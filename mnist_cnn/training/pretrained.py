@@ -9,17 +9,17 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import check_suits
+from mnist_cnn.network.build import build_network
 
 
 def load_pretrained(config: Config) -> TrainedNetwork | None:
     """The network that the run starts from, ready to be trained; None where it starts from new weights.
 
-    ConfigError if the settings ask for another network or scaling than the one that it brings, or for another
-    experiment than the one that is resumed.
+    ConfigError if the settings ask for another scaling than the network brings, or for another experiment than the one
+    that is resumed.
     """
     if config.resume:
-        trained = checkpoint.load(last_checkpoint(config.resume))
-        _check_same_experiment(config, trained)
+        trained = _stopped(config, config.resume)
     elif config.model.init_from is not None:
         trained = checkpoint.load(config.model.init_from)
         if config.data.normalize != "unit":
@@ -33,12 +33,26 @@ def load_pretrained(config: Config) -> TrainedNetwork | None:
     return trained
 
 
-def last_checkpoint(run: str) -> Path:
-    """The checkpoint that a run goes on from; ConfigError where there is none."""
+def _stopped(config: Config, run: str) -> TrainedNetwork:
     last = Path(run) / "checkpoints" / "last.ckpt"
     if not last.exists():
         raise ConfigError(f"resume={run}: nothing to go on from, {last} does not exist.")
-    return last
+    stopped = checkpoint.load(last)
+    _check_same_experiment(config, stopped)
+    if resume_from(config) is not None:
+        return stopped
+    if config.model.init_from is not None:
+        return replace(stopped, network=checkpoint.load(config.model.init_from).network)
+    return replace(stopped, network=build_network(config.model.layers, stopped.network.input_shape))
+
+
+def resume_from(config: Config) -> Path | None:
+    """The checkpoint whose weights and optimiser a resumed run takes over.
+
+    None where the run was stopped in its first epoch: what it kept is half an epoch, so it begins again.
+    """
+    folder = Path(config.resume or "") / "checkpoints"
+    return folder / "last.ckpt" if config.resume and (folder / "best.ckpt").exists() else None
 
 
 def with_network_of(config: Config, trained: TrainedNetwork | None) -> Config:

@@ -57,11 +57,8 @@ def resumed(composed: DictConfig, said: list[str]) -> DictConfig:
     if "data.root" not in said and not datasets.is_present(str(saved["data"]["name"]), str(saved["data"]["root"])):
         saved["data"]["root"] = now["data"]["root"]  # images would be written there
     _check_targets(saved, now, folder)
-    schema = composed.copy()
-    OmegaConf.set_struct(schema, False)
-    for key, value in saved.items():
-        schema[key] = literal(value)
-    return schema
+    configuration: DictConfig = OmegaConf.create(literal(saved))
+    return configuration
 
 
 def read_saved(folder: str) -> dict[str, Any]:
@@ -133,6 +130,8 @@ def _drops_foreign(saved: dict[str, Any], now: dict[str, Any], key: str) -> bool
 def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> None:
     """Raise ConfigError for a class or a path that a run folder may not name by itself, unless it is said again."""
     kinds: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler}
+    group: str
+    kind: type
     for group, kind in (("callbacks", Callback), ("logger", Logger)):
         kinds |= {f"{group}.{name}": kind for name, entry in saved[group].items() if entry is not None}
     for key, kind in kinds.items():

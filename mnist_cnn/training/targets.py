@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from mnist_cnn.config import literal
 from mnist_cnn.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
@@ -37,27 +36,25 @@ def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **
     ConfigError names the key of an argument that the class does not take or refuses.
     """
     found = class_of(target, key, kind)
-    given = {name: value for name, value in target.items() if name != "_target_"}
+    given = {name: value for name, value in target.items() if not name.startswith("_")}
     _check_names_and_types(found, given, key)
     try:
-        return _instantiated(target, *arguments, **further)
+        inner = {name: instantiate(value) if _is_target(value) else value for name, value in given.items()}
+        return found(*arguments, **inner, **further)
     except Exception as error:  # classes raise anything for arguments that they cannot use
         for name, value in given.items():
-            if _works({other: rest for other, rest in target.items() if other != name}, *arguments, **further):
+            if _works(found, *arguments, **{other: rest for other, rest in given.items() if other != name}, **further):
                 raise ConfigError(f"{key}.{name}={_written(value)}: {_line(error)}") from error
         raise ConfigError(f"{key} ({target['_target_']}): {_line(error)}") from error
 
 
-def _instantiated(target: Mapping[str, Any], *arguments: Any, **further: Any) -> Any:
-    try:
-        return instantiate(literal(target), *arguments, **further, _convert_="all")
-    except InstantiationException as error:
-        raise error.__cause__ or error from None
+def _is_target(value: Any) -> bool:
+    return isinstance(value, Mapping) and "_target_" in value
 
 
-def _works(target: Mapping[str, Any], *arguments: Any, **further: Any) -> bool:
+def _works(found: type, *arguments: Any, **given: Any) -> bool:
     try:
-        _instantiated(target, *arguments, **further)
+        found(*arguments, **given)
     except Exception:
         return False
     return True
@@ -65,9 +62,10 @@ def _works(target: Mapping[str, Any], *arguments: Any, **further: Any) -> bool:
 
 def _check_names_and_types(found: type, given: Mapping[str, Any], key: str) -> None:
     parameters = inspect.signature(found).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        parameters = {**parameters, **dict.fromkeys(given, inspect.Parameter("_", inspect.Parameter.KEYWORD_ONLY))}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in given.items():
+        if name not in parameters and takes_any:
+            continue
         if name not in parameters:
             near = did_you_mean(name, parameters)
             raise ConfigError(f"{key}.{name}={_written(value)}: {found.__name__} takes no such argument.{near}")

@@ -26,7 +26,7 @@ from mnist_cnn.training import fast_steps
 from mnist_cnn.training.callbacks import BestAndLast, EpochSeed, History, Progress
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
-from mnist_cnn.training.pretrained import last_checkpoint, settings_of
+from mnist_cnn.training.pretrained import resume_from, settings_of
 from mnist_cnn.training.targets import make
 
 T = TypeVar("T")
@@ -80,25 +80,19 @@ def build_classifier(
 
 
 def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: Config) -> None:
-    """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set.
-
-    A run that was stopped before its first epoch was finished begins again: what it kept is half an epoch.
-    """
+    """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set."""
     machine.keep_freed_memory()
     # In deterministic mode torch fills all new memory, in case somebody reads it before it is written; nobody does.
     # (setattr: torch makes this module a class, which its types don't know.)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     if config.trainer.compile:
         module.network.compile()  # in place: checkpoints stay what they are
-    last = last_checkpoint(config.resume) if config.resume else None
-    if last and not last.with_name("best.ckpt").exists():
-        last = None
     handler = signal.getsignal(signal.SIGINT)
     operations = 3 * module.network.operations * config.data.batch_size
     try:
         # Lightning shares the processors out among several processes.
         with machine.threads(operations) if trainer.world_size == 1 else nullcontext():
-            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=resume_from(config), weights_only=True)
     except SystemExit:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise

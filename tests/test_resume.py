@@ -1,0 +1,392 @@
+"""A resumed run ends as the undisturbed one, keeps its recipe, and takes nothing else from a stranger's folder."""
+
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+
+from mnist_cnn.inference import checkpoint
+from tests.conftest import (
+    QUICK,
+    FakeMnist,
+    Outcome,
+    assert_equal_runs,
+    metrics,
+    run_process,
+    train_command,
+    weights,
+)
+from tests.test_training import CTRL_C
+
+# --- the same as if it had not been stopped ---------------------------------------------------------------------
+
+
+def test_resume_after_ctrl_c_gives_identical_weights_also_in_another_place() -> None:
+    layers = "[{Conv2D:{filters:8,kernel_size:4}},Flatten,{Dropout:{rate:0.5}},{Dense:{units:10}}]"
+    slow = (f"model.layers={layers}", "data=digits", "trainer=cpu", "trainer.max_epochs=3", "data.batch_size=4")
+    stopped = run_process(*slow, "run_dir=stopped", interrupt_after=r"epoch  1/3")
+    assert stopped.status == 130
+    assert "Traceback" not in stopped.err
+    assert "interrupted" in stopped.out
+    done = metrics(Path("stopped"))
+    assert done["interrupted"]
+    assert done["epochs"] in (1, 2)
+    shutil.move("stopped", "moved")
+    assert train_command("resume=moved").status == 0
+    assert train_command(*slow, "run_dir=whole").status == 0
+    assert_equal_runs(Path("moved"), Path("whole"))
+    best, whole = weights(Path("moved"), "best"), weights(Path("whole"), "best")
+    assert all(torch.equal(best[key], whole[key]) for key in best)
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint_and_resume_begins_again() -> None:
+    stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}5")
+    assert stopped.status == 130
+    assert "none was finished" in stopped.out
+    assert "python train.py resume=stopped" in stopped.out
+    assert metrics(Path("stopped"))["epochs"] == 0
+    assert checkpoint.load("stopped").network.parameter_count == 6320
+    assert train_command("resume=stopped", "+callbacks.ctrl_c=null").status == 0
+    assert train_command(*QUICK, "run_dir=whole").status == 0
+    assert_equal_runs(Path("stopped"), Path("whole"))
+
+
+def test_a_finished_run_goes_on_with_more_epochs(digits_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits_run, tmp_path / "copy")
+    assert train_command(f"resume={tmp_path / 'copy'}", "trainer.max_epochs=4").status == 0
+    whole = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=4", "run_dir=whole")
+    assert train_command(*whole).status == 0
+    assert_equal_runs(tmp_path / "copy", Path("whole"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr can't change on the way, it was 0.001"),
+        ("scheduler=cosine", "scheduler._target_ can't change"),
+        ("data=mnist", "data.name can't change on the way, it was digits"),
+        ("data.val_fraction=0.5", "data.val_fraction can't change"),
+        ("seed=7", "seed can't change"),
+        ("model=mlp", "model.layers can't change"),
+        ("trainer.max_epochs=2", "it has 3 epochs already"),
+        ("run_dir=other", "leave out run_dir"),
+    ],
+)
+def test_a_resumed_run_keeps_its_recipe_and_a_refusal_leaves_it_as_it_was(
+    digits_run: Path, tmp_path: Path, changed: str, says: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(digits_run, copy)
+    outcome = train_command(f"resume={copy}", changed)
+    assert outcome.status == 2, outcome.err
+    assert says in outcome.err
+    for name in ("config.yaml", "metrics.json"):
+        assert (copy / name).read_bytes() == (digits_run / name).read_bytes()
+
+
+def test_a_damaged_last_checkpoint_is_told_before_anything_happens(digits_run: Path, tmp_path: Path) -> None:
+    for content in (b"text", (digits_run / "checkpoints" / "last.ckpt").read_bytes()[:-500]):
+        copy = tmp_path / str(len(content))
+        shutil.copytree(digits_run, copy)
+        (copy / "checkpoints" / "last.ckpt").write_bytes(content)
+        outcome = train_command(f"resume={copy}")
+        assert outcome.status == 1, outcome.err
+        assert "last.ckpt: not a checkpoint" in outcome.err
+
+
+def test_a_run_that_fell_back_to_digits_goes_on_with_digits(fake_mnist: FakeMnist) -> None:
+    settings = ("model=mlp", "trainer.max_epochs=1", "run_dir=run")
+    assert train_command(*settings, "data.mirror=http://127.0.0.1:1/").status == 0
+    outcome = train_command("resume=run", "trainer.max_epochs=2", f"data.mirror={fake_mnist.mirror}")
+    assert outcome.status == 0, outcome.err
+    assert (metrics(Path("run"))["dataset"], metrics(Path("run"))["epochs"]) == ("digits", 2)
+    assert "NOT MNIST" in outcome.out
+
+
+# --- paths as they are printed ----------------------------------------------------------------------------------
+
+
+def test_a_run_of_a_sweep_is_resumed_under_the_name_that_is_printed() -> None:
+    settings = ("model=mlp", "optimizer.lr=1e-3,3e-3", "seed=1")
+    assert train_command("-m", *QUICK, "trainer.max_epochs=1", *settings, "run_dir=sw").status == 0
+    (run,) = Path("sw").glob("1_*")
+    assert {"=", ","} & set(run.name)
+    outcome = train_command(f"resume={run}", "trainer.max_epochs=2")
+    assert outcome.status == 0, outcome.err
+    assert metrics(run)["epochs"] == 2
+    assert yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"] == 3e-3
+
+
+ODD = [
+    "a=b,c",
+    "it's",
+    'say "x"',
+    "ü (1)",
+    "a\\b",
+    "end\\",
+    "${oc.env:HOME}",
+    "[1]",
+    "{x: 1}",
+    "a b",
+    "x,'",
+    "'q'",
+    "~x",
+    "!é☃",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_paths_are_taken_literally(name: str, digits_run: Path) -> None:
+    outcome = train_command("model=mlp", *QUICK[1:], "trainer.max_epochs=1", f"run_dir=runs of/{name}")
+    assert outcome.status == 0, outcome.err
+    assert [folder.name for folder in Path("runs of").iterdir()] == [name]
+    assert train_command(f"resume=runs of/{name}", "trainer.max_epochs=2").status == 0
+    assert metrics(Path("runs of") / name)["epochs"] == 2
+    shutil.copytree(digits_run, name)
+    further = train_command(f"model.init_from={name}", *QUICK[1:], "trainer.max_epochs=1", "run_dir=further")
+    assert further.status == 0, further.err
+    assert yaml.safe_load(Path("further/config.yaml").read_text())["model"]["init_from"] == name
+
+
+def test_a_quoted_path_means_what_is_in_the_quotes() -> None:
+    assert train_command(*QUICK, "trainer.max_epochs=1", "run_dir='a=b'").status == 0
+    assert train_command("resume='a=b'", "trainer.max_epochs=2").status == 0
+    assert metrics(Path("a=b"))["epochs"] == 2
+
+
+def test_a_sweep_can_not_resume() -> None:
+    outcome = train_command("-m", "resume=x", "seed=1,2")
+    assert outcome.status == 2
+    assert "one run is resumed at a time" in outcome.err
+
+
+# --- what a stranger's folder may say ---------------------------------------------------------------------------
+
+
+class Marker(pl.Callback):
+    """Leaves a file behind when it is made: code of a stranger's choice was run."""
+
+    def __init__(self, file: str = "owned") -> None:
+        Path(file).touch()
+
+
+class Pickled:
+    """Leaves a file behind when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("owned"),))
+
+
+MARKER = f"{__name__}.Marker"
+
+
+def put(**values: Any) -> Callable[[dict[str, Any]], None]:
+    def change(config: dict[str, Any]) -> None:
+        for key, value in values.items():
+            *path, last = key.split("__")
+            place = config
+            for part in path:
+                place = place[part]
+            place[last] = value
+
+    return change
+
+
+EVIL = {
+    "a class of its own": put(callbacks__evil={"_target_": MARKER}),
+    "a function that unpickles": put(callbacks__evil={"_target_": "joblib.load", "filename": "x.pkl"}),
+    "torch.load": put(callbacks__evil={"_target_": "torch.load", "f": "x.pt", "weights_only": False}),
+    "a function of Lightning": put(
+        callbacks__evil={"_target_": "lightning.fabric.utilities.cloud_io._load", "path_or_url": "x.pt"}
+    ),
+    "a function of Lightning's trainer": put(
+        callbacks__evil={"_target_": "lightning.pytorch.core.saving.load_hparams_from_yaml", "config_yaml": "x"}
+    ),
+    "nested in an argument": put(
+        callbacks__evil={"_target_": "lightning.pytorch.callbacks.LambdaCallback", "setup": {"_target_": MARKER}}
+    ),
+    "in place of the checkpoints": put(callbacks__checkpoint___target_=MARKER),
+    "an optimizer": put(optimizer={"_target_": MARKER}),
+    "nested in the optimizer": put(optimizer__betas={"_target_": MARKER}),
+    "a scheduler": put(scheduler={"_target_": MARKER}),
+    "a logger": put(logger__evil={"_target_": MARKER}),
+    "a logger that sends data away": put(
+        logger__evil={"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": False, "project": "x"}
+    ),
+    "an interpolation": put(callbacks__evil='${oc.create:"{\\"_target_\\": ' + MARKER + '}"}'),
+    "checkpoints elsewhere": put(callbacks__checkpoint__dirpath="elsewhere"),
+    "checkpoints above": put(callbacks__checkpoint__dirpath="${run_dir}/../elsewhere"),
+    "a log elsewhere": put(logger__csv__save_dir="elsewhere"),
+    "a log at an absolute path": put(logger__csv__name="/tmp/elsewhere"),
+    "a log above": put(logger__csv__name="../../elsewhere"),
+    "a profile elsewhere": put(trainer__default_root_dir="elsewhere"),
+}
+
+
+def strange(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """A copy of a run, `stranger`, with its configuration changed, and files beside it that must not be unpickled."""
+    shutil.copytree(run, "stranger")
+    file = Path("stranger/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    change(config)
+    file.write_text(yaml.safe_dump(config))
+    joblib.dump(Pickled(), "x.pkl")
+    Path("x.pt").write_bytes(pickle.dumps(Pickled()))
+    torch.save({"x": Pickled()}, "x.pt")
+
+
+@pytest.mark.parametrize("change", EVIL.values(), ids=EVIL)
+def test_a_strangers_folder_runs_no_code_and_writes_nothing_elsewhere(
+    change: Callable[[dict[str, Any]], None], digits_run: Path
+) -> None:
+    strange(digits_run, change)
+    outcome = train_command("resume=stranger", "trainer.max_epochs=4")
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert len(outcome.err[outcome.err.index("error: ") :].strip().splitlines()) == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["stranger", "x.pkl", "x.pt"]
+    assert not Path("/tmp/elsewhere").exists()
+    assert metrics(Path("stranger"))["epochs"] == 3
+
+
+# Seven levels of aliases, seven of each in the next: 800,000 lists
+BOMB = "a: &a [x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{inner}'] * 7)}]\n" for inner, name in zip("abcdefg", "bcdefgh", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:pathlib.Path.touch [owned]",
+        "x: !!python/name:os.system",
+        BOMB,
+        "[" * 5000,
+        "x: [" * 100 + "]" * 100,
+        "- " * 30_000,
+        "a" * 300_000,
+        "\0", "{", "seed: 0", "[]", "", "model: 3\ndata: 4", "model: 2026-01-02", "\xff\xfe",
+    ],
+    ids=range(15),
+)  # fmt: skip
+def test_a_damaged_or_hostile_configuration_is_refused_in_a_line(text: str, digits_run: Path) -> None:
+    shutil.copytree(digits_run, "stranger")
+    Path("stranger/config.yaml").write_bytes(text.encode("latin-1"))
+    outcome = train_command("resume=stranger")
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put(seed="x"), put(seed=None), put(model__layers=[{"os.system": {"command": "touch owned"}}]),
+        put(model__layers="x"), put(data__batch_size=-1), put(data__name="../x"), put(trainer__max_epochs="x"),
+        put(trainer__no_such_thing=1), put(callbacks={}), put(callbacks__checkpoint=None), put(logger__csv=3),
+        put(optimizer={}), put(optimizer__lr="x"), put(optimizer__momentum=0.9), put(data__further=1),
+        put(scheduler={"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "x"}),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_wrong_values_in_a_run_folder_are_refused_in_a_line(
+    change: Callable[[dict[str, Any]], None], digits_run: Path
+) -> None:
+    strange(digits_run, change)
+    outcome = train_command("resume=stranger")
+    assert outcome.status == 2, outcome.err
+    assert len(outcome.err[outcome.err.index("error: ") :].strip().splitlines()) == 1
+    assert "Traceback" not in outcome.err
+    assert not Path("owned").exists()
+
+
+def test_no_secret_leaves_by_the_mirror_and_no_image_is_written_where_the_folder_says(
+    digits_run: Path, fake_mnist: FakeMnist
+) -> None:
+    settings = ("model=mlp", "data=mnist", f"data.mirror={fake_mnist.mirror}", "trainer.max_epochs=1", "run_dir=run")
+    assert train_command(*settings).status == 0
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    config["data"] |= {"mirror": "http://127.0.0.1:1/${oc.env:HOME}/", "root": "elsewhere"}
+    Path("run/config.yaml").write_text(yaml.safe_dump(config))
+    shutil.rmtree("data")
+    outcome = train_command("resume=run", "trainer.max_epochs=2")
+    assert outcome.status == 1
+    assert "127.0.0.1:1" not in outcome.err
+    assert os.environ["HOME"] + "/" not in outcome.err
+    assert not Path("elsewhere").exists()
+    assert train_command("resume=run", "trainer.max_epochs=2", f"data.mirror={fake_mnist.mirror}").status == 0
+
+
+def test_images_are_found_where_they_were_when_the_run_was_stopped(fake_mnist: FakeMnist) -> None:
+    settings = ("model=mlp", "data=mnist", f"data.mirror={fake_mnist.mirror}", "data.root=my images", "run_dir=run")
+    assert train_command(*settings, "trainer.max_epochs=1").status == 0
+    assert train_command("resume=run", "trainer.max_epochs=2").status == 0
+    assert not Path("data").exists()
+
+
+def test_a_class_of_ones_own_is_said_again_or_left_out() -> None:
+    own = ("+callbacks.own._target_=tests.test_resume.Marker", "+callbacks.own.file=made")
+    assert train_command(*QUICK, "trainer.max_epochs=1", *own, "run_dir=run").status == 0
+    Path("made").unlink()
+    refused = train_command("resume=run", "trainer.max_epochs=2")
+    assert refused.status == 2
+    assert "callbacks.own._target_" in refused.err
+    assert "say it again" in refused.err
+    assert train_command("resume=run", "trainer.max_epochs=2", *own).status == 0
+    assert Path("made").exists()
+    Path("made").unlink()
+    assert train_command("resume=run", "trainer.max_epochs=3", "+callbacks.own=null").status == 0
+    assert not Path("made").exists()
+    assert metrics(Path("run"))["epochs"] == 3
+
+
+def test_the_machine_and_the_loggers_may_change_and_the_recipe_stays(digits_run: Path) -> None:
+    shutil.copytree(digits_run, "run")
+    settings = ("trainer=cpu", "trainer.devices=1", "logger=none", "data.eval_batch_size=50", "trainer.max_epochs=4")
+    outcome = train_command("resume=run", *settings)
+    assert outcome.status == 0, outcome.err
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["logger"] == {}
+    assert config["trainer"]["max_epochs"] == 4
+    text = Path("run/config.yaml").read_text()
+    assert len(re.findall(r"^# python train\.py ", text, re.M)) == 2  # both commands are on record
+
+
+def test_resuming_reads_the_saved_settings_not_todays_defaults(digits_run: Path) -> None:
+    settings = ("model=mlp", "data=digits", "data.batch_size=50", "optimizer=sgd", "optimizer.momentum=0.5", "seed=3")
+    assert train_command(*settings, "trainer=cpu", "trainer.max_epochs=1", "run_dir=run").status == 0
+    before = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert train_command("resume=run", "trainer.max_epochs=2").status == 0
+    after = yaml.safe_load(Path("run/config.yaml").read_text())
+    before["trainer"]["max_epochs"] = 2
+    assert before == after
+
+
+@pytest.mark.parametrize("setting", ["+callbacks.checkpoint.save_top_k=2", "+callbacks.checkpoint.filename=foo"])
+def test_results_can_not_be_those_of_another_epoch_than_the_best(setting: str) -> None:
+    outcome = train_command(*QUICK, setting, "run_dir=run")
+    assert outcome.status == 2
+    assert f"{setting.removeprefix('+')}: BestAndLast takes no such argument" in outcome.err
+    assert not Path("run").exists()
+
+
+def test_further_checkpoints_leave_the_best_one_alone() -> None:
+    more = ("+callbacks.more._target_=lightning.pytorch.callbacks.ModelCheckpoint", "+callbacks.more.save_top_k=-1",
+            "+callbacks.more.dirpath='${run_dir}/checkpoints'", "+callbacks.more.filename='{epoch}'")  # fmt: skip
+    settings = ("trainer.max_epochs=6", "optimizer.lr=0.05", "run_dir=run")
+    outcome: Outcome = train_command(*QUICK, *settings, *more)
+    assert outcome.status == 0, outcome.err
+    found = metrics(Path("run"))
+    best = max(found["history"], key=lambda row: row["val/accuracy"])["epoch"]
+    assert found["best_epoch"] == checkpoint.load("run").epoch == best
+    assert len(list(Path("run/checkpoints").glob("epoch=*.ckpt"))) == 6
