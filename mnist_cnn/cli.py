@@ -135,7 +135,7 @@ def _predict(options: argparse.Namespace) -> int:
     if first.endswith(".ckpt") or (Path(first) / "checkpoints").is_dir():
         file = checkpoint.find(first)
         if not others:
-            raise ConfigError(f"no picture was named: mnist-cnn predict {first} PICTURE")
+            raise ConfigError(f"no picture given: mnist-cnn predict {first} PICTURE")
     else:
         file, others = checkpoint.newest(Path("runs")), options.paths
         print(f"by {file}", file=sys.stderr)
