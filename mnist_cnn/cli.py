@@ -123,7 +123,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.to_dict()}))
     else:
-        print(f"{trained.model}, {trained.origin}, from {file}\n{result.summary()}")
+        print(f"{trained.model}, {trained.provenance}, from {file}\n{result.summary()}")
     return 0
 
 
@@ -188,6 +188,6 @@ def _export(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"checkpoint": str(file), "file": str(output), "input_shape": shape, "input_scale": scaling}))
     else:
-        print(f"{trained.model}, {trained.origin}\nit takes pictures of shape {tuple(shape)}, scaled by {scaling}")
+        print(f"{trained.model}, {trained.provenance}\nit takes pictures of shape {tuple(shape)}, scaled by {scaling}")
         print(f"written to {output}")
     return 0

@@ -15,7 +15,7 @@ from torchmetrics import SumMetric
 
 from mnist_cnn.config import OptimizerConfig, SchedulerConfig
 from mnist_cnn.data.datamodule import Batch
-from mnist_cnn.inference.checkpoint import KEY
+from mnist_cnn.inference.checkpoint import METADATA_KEY
 from mnist_cnn.network.build import Network
 from mnist_cnn.training.optimizers import build_optimizer, build_scheduler
 
@@ -106,7 +106,7 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint describe itself."""
-        checkpoint[KEY] = self.metadata
+        checkpoint[METADATA_KEY] = self.metadata
 
     def _loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch
