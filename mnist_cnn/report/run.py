@@ -84,7 +84,7 @@ class Run:
             ("report", str(self.folder / "report" / "index.html")),
             ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
         ]
-        return rows + ([("continue", f"python train.py resume={folder}")] if self.interrupted else [])
+        return rows + ([("interrupted", f"continue with: python train.py resume={folder}")] if self.interrupted else [])
 
 
 def _scores(evaluation: Evaluation) -> str:
