@@ -236,6 +236,6 @@ def _export(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"checkpoint": str(file), "file": str(output), "input_shape": shape, "input_scale": scaling}))
     else:
-        print(f"{trained.model}, {trained.provenance}\ninput: shape {tuple(shape)}, pixels scaled by {scaling}")
+        print(f"{trained.model}, {trained.provenance}\ntakes images of shape {tuple(shape)}, scaled by {scaling}")
         print(f"written to {output}")
     return 0

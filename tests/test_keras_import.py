@@ -656,7 +656,7 @@ def test_the_command_tells_what_it_read_and_guesses_the_scale(
     exported = command("export", "learned.ckpt", "--format", "keras", "-o", "back.keras", capsys=capsys)
     assert "shape (None, 28, 28), scaled by x\n" in exported.out
     refused = command("evaluate", "learned.ckpt", "--data", "digits", "--split", "val", capsys=capsys)
-    assert (refused.status, "not known of a network trained elsewhere" in refused.err) == (1, True)
+    assert (refused.status, "val: not known for an imported network" in refused.err) == (1, True)
 
 
 def test_every_scaling_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ class Evaluation:
         }
 
     def summary(self) -> str:
-        """A text of several lines for the terminal."""
+        """The results as text for the terminal."""
         lines = [
             f"{self.dataset}, {self.split}: {self.total:,} images",
             f"accuracy  {self.accuracy:.2%}  ({self.correct:,} right, {self.total - self.correct:,} wrong)",
@@ -200,7 +200,7 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
     """
     check_suits(trained, name)
     if split != "test" and not trained.split:
-        raise DataError(f"{split}: an imported network does not tell which images were used for validation; use test.")
+        raise DataError(f"{split}: not known for an imported network; evaluate it on the test images.")
     datasets.fetch(name, root, mirror)
     dataset = datasets.load(name, root)
     if split == "test":
