@@ -1,4 +1,4 @@
-"""`python -m mnist_cnn …` is the same as `mnist-cnn …`."""
+"""Makes `python -m mnist_cnn …` the same as `mnist-cnn …`."""
 
 import sys
 

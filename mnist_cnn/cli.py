@@ -1,22 +1,35 @@
-"""`mnist-cnn <command>`: parse, call the command's module, print.
+"""The command line of trained networks: `mnist-cnn <command>`.
 
-A command's module is imported inside it, so that `--help` answers at once.
+Each command imports what it needs when it runs, so that `--help` answers at once.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mnist_cnn import __version__
 from mnist_cnn.config import DATASETS
 from mnist_cnn.errors import ConfigError, UserError
 
+# What `mnist-cnn --help` lists.
+_COMMANDS = """\
+use a trained network
+  evaluate      measure its accuracy on test, validation or training images
+  predict       say which digit a picture shows
+
+exchange networks with Keras
+  import-keras  make a checkpoint from a Keras model (.keras, .h5, .hdf5)
+  export        write a Keras model (.keras) from a checkpoint
+
+mnist-cnn COMMAND --help describes the options of a command.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 could not, 2 asked wrongly."""
+    """Run one command and return the exit status: 0 done, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -26,82 +39,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has left, as `head` does
+    except BrokenPipeError:  # the program that reads our output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mnist-cnn", description="Use networks that train.py has trained.")
+    parser = argparse.ArgumentParser(
+        prog="mnist-cnn",
+        usage="mnist-cnn [-h] [--version] COMMAND ...",
+        description="Use networks that were trained with train.py.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"mnist-cnn {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands",
+        description=_COMMANDS,
+        prog="mnist-cnn",
+        required=True,
+        metavar="COMMAND",
+        help=argparse.SUPPRESS,
+    )
 
-    evaluate = commands.add_parser(
+    def command(name: str, run: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, description=description)
+        added.set_defaults(run=run)
+        return added
+
+    evaluate = command(
         "evaluate",
-        help="measure a trained network on test, validation or training images",
-        description="Measure a trained network; with no option, on the test images of the data set it was trained on.",
+        _evaluate,
+        "Measure a trained network: by default, on the test images of the data set that it was trained on.",
     )
-    evaluate.add_argument(
-        "checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best checkpoint)"
-    )
+    _add_checkpoint(evaluate)
     evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
     evaluate.add_argument("--data", choices=DATASETS, metavar="NAME", help=f"another data set: {', '.join(DATASETS)}")
-    evaluate.add_argument("--data-root", default="data", metavar="FOLDER", help="where the image files are kept (data)")
+    evaluate.add_argument("--data-root", default="data", metavar="FOLDER", help="the folder of the image files (data)")
     evaluate.add_argument(
         "--mirror",
         metavar="ADDRESS",
-        help="a folder or address that has the files, tried first (MNIST_MIRROR, for mnist)",
+        help="a folder or web address that has the image files, tried before all others (for mnist: the environment "
+        "variable MNIST_MIRROR)",
     )
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
-    evaluate.set_defaults(run=_evaluate)
+    _add_json(evaluate)
 
-    predict = commands.add_parser(
+    predict = command(
         "predict",
-        help="say which digit a picture shows",
-        description="Say which digit each picture shows: a photograph or a drawing, dark on light or light on dark.",
+        _predict,
+        "Say which digit each picture shows: a photograph or a drawing, dark on light or light on dark.",
     )
     predict.add_argument(
         "paths", metavar="[CKPT_OR_RUN] PICTURE", nargs="+",
-        help="pictures, folders of them, or - for one on standard input; before them a checkpoint or run folder, "
-        "or else the newest run in runs/",
+        help="pictures, folders of pictures, or - for one on standard input; before them, a checkpoint or a run folder "
+        "(default: the newest run in runs/)",
     )  # fmt: skip
-    predict.add_argument("--json", action="store_true", help="print one JSON object for each picture, on a line each")
-    predict.set_defaults(run=_predict)
+    _add_json(predict, "print one line of JSON for each picture")
 
-    bring = commands.add_parser(
+    import_keras = command(
         "import-keras",
-        help="make a checkpoint of a Keras model (.keras, .h5, .hdf5)",
-        description="Make a checkpoint of a Keras model. Neither Keras nor TensorFlow is needed; nothing in it is run.",
+        _import_keras,
+        "Make a checkpoint from a Keras model. This needs neither Keras nor TensorFlow and runs no code from the file.",
     )
-    bring.add_argument("file", metavar="MODEL", type=_path, help="a .keras or HDF5 file, of Keras 1, 2 or 3")
-    bring.add_argument(
-        "-o", "--output", metavar="OUT.ckpt", type=_path, help="the checkpoint to write (MODEL.ckpt, here)"
+    import_keras.add_argument("file", metavar="MODEL", type=_path, help="a .keras or HDF5 file from Keras 1, 2 or 3")
+    import_keras.add_argument(
+        "-o", "--output", metavar="OUT.ckpt", type=_path, help="the checkpoint to write (MODEL.ckpt in this folder)"
     )
-    bring.add_argument(
+    import_keras.add_argument(
         "--input-scale",
         choices=("1/255", "1", "mean-std", "1/127.5-1", "normalize"),
-        help="how pictures were scaled for it: to [0, 1], not at all (0 to 255), to mean 0 and deviation 1 "
-        "((x/255-0.1307)/0.3081), to [-1, 1], or by keras.utils.normalize(axis=1); guessed, and said, if not given",
+        help="how pixels (0 to 255) were scaled for the model: to [0, 1], not at all, to mean 0 and standard deviation "
+        "1 ((x/255-0.1307)/0.3081), to [-1, 1], or by keras.utils.normalize(axis=1); without this option it is guessed "
+        "and the guess is printed",
     )
-    bring.add_argument(
-        "--architecture", metavar="MODEL.json", type=_path, help="its configuration, where MODEL has weights only"
+    import_keras.add_argument(
+        "--architecture", metavar="MODEL.json", type=_path, help="the model's architecture, if MODEL has weights only"
     )
-    bring.add_argument("--data-root", default="data", metavar="FOLDER", help="where the guess looks for images (data)")
-    bring.add_argument("--json", action="store_true", help="print one JSON object")
-    bring.set_defaults(run=_import_keras)
+    import_keras.add_argument(
+        "--data-root", default="data", metavar="FOLDER", help="the folder of the image files used for the guess (data)"
+    )
+    _add_json(import_keras)
 
-    export = commands.add_parser(
-        "export",
-        help="write a trained network for other programs",
-        description="Write a trained network for other programs.",
-    )
-    export.add_argument("checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best checkpoint)")
+    export = command("export", _export, "Write a trained network as a file for another program.")
+    _add_checkpoint(export)
     export.add_argument("--format", choices=("keras",), required=True, help="keras: a .keras file for Keras 3")
-    export.add_argument("-o", "--output", metavar="FILE", type=_path, help="the file to write (MODEL.keras, here)")
-    export.add_argument("--json", action="store_true", help="print one JSON object")
-    export.set_defaults(run=_export)
+    export.add_argument(
+        "-o", "--output", metavar="FILE", type=_path, help="the file to write (MODEL.keras in this folder)"
+    )
+    _add_json(export)
     return parser
+
+
+def _add_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best one)")
+
+
+def _add_json(command: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:
+    command.add_argument("--json", action="store_true", help=what)
 
 
 def _path(text: str) -> Path:
@@ -117,14 +151,28 @@ def _evaluate(options: argparse.Namespace) -> int:
     file = checkpoint.find(options.checkpoint)
     trained = checkpoint.load(file)
     name = options.data or trained.dataset
-    mirror = options.mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-    images = images_for(trained, options.split, name, options.data_root, mirror)
+    images = images_for(trained, options.split, name, options.data_root, _mirror(options.mirror, name))
     result = evaluate(trained, images, name, options.split)
     if options.json:
         print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.to_dict()}))
     else:
-        print(f"{trained.model}, {trained.origin}, from {file}\n{result.summary()}")
+        print(f"{trained.model}, {trained.provenance}, from {file}\n{result.summary()}")
     return 0
+
+
+def _mirror(option: str | None, dataset: str) -> str | None:
+    """The address of the mirror, or None; ConfigError in the user's words if it is not an address."""
+    from mnist_cnn.data.download import mirror_address
+
+    mirror, given_as = option, "--mirror "
+    if not mirror and dataset == "mnist":
+        mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
+    if not mirror:
+        return None
+    try:
+        return mirror_address(mirror)
+    except ConfigError as error:
+        raise ConfigError(f"{given_as}{error}") from error
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -135,20 +183,20 @@ def _predict(options: argparse.Namespace) -> int:
     if first.endswith(".ckpt") or (Path(first) / "checkpoints").is_dir():
         file = checkpoint.find(first)
         if not others:
-            raise ConfigError(f"no picture was named: mnist-cnn predict {first} PICTURE")
+            raise ConfigError(f"no picture given: mnist-cnn predict {first} PICTURE")
     else:
         file, others = checkpoint.newest(Path("runs")), options.paths
-        print(f"by {file}", file=sys.stderr)
+        print(f"using {file}", file=sys.stderr)
     trained = checkpoint.load(file)
     failed = False
-    for found in predict(trained, [Path(path) for path in others]):
-        failed |= found.error is not None
+    for prediction in predict(trained, [Path(path) for path in others]):
+        failed |= prediction.error is not None
         if options.json:
-            print(json.dumps(found.to_dict()), flush=True)
-        elif found.error is None:
-            print(found.summary(), flush=True)
+            print(json.dumps(prediction.to_dict()), flush=True)
+        elif prediction.error is None:
+            print(prediction.summary(), flush=True)
         else:
-            print(f"error: {found.error}", file=sys.stderr)
+            print(f"error: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -160,7 +208,7 @@ def _import_keras(options: argparse.Namespace) -> int:
 
     output = options.output or Path(f"{options.file.stem}.ckpt")
     if output.suffix in checkpoint.KERAS_SUFFIXES:
-        raise ConfigError(f"-o {output}: a checkpoint is written, which Keras can't read; name it {output.stem}.ckpt")
+        raise ConfigError(f"-o {output}: the output is a checkpoint, not a Keras file; name it {output.stem}.ckpt")
     images, guessed_on = None, None
     if options.input_scale is None:
         known = datasets.load("auto", options.data_root)
@@ -182,12 +230,12 @@ def _export(options: argparse.Namespace) -> int:
     trained = checkpoint.load(file)
     output = options.output or Path(f"{trained.model}.keras")
     if output.suffix != ".keras":
-        raise ConfigError(f"-o {output}: Keras reads such a file only if its name ends in .keras")
+        raise ConfigError(f"-o {output}: Keras requires a name that ends in .keras")
     export_keras(trained, output)
     shape, scaling = [None, *input_shape(trained)], trained.preprocessing.formula()
     if options.json:
         print(json.dumps({"checkpoint": str(file), "file": str(output), "input_shape": shape, "input_scale": scaling}))
     else:
-        print(f"{trained.model}, {trained.origin}\nit takes pictures of shape {tuple(shape)}, scaled by {scaling}")
+        print(f"{trained.model}, {trained.provenance}\ntakes images of shape {tuple(shape)}, scaled by {scaling}")
         print(f"written to {output}")
     return 0

@@ -1,6 +1,6 @@
-"""What can go wrong that the user can mend, each told in a line or two and an exit status.
+"""Errors that a user can correct. The command line shows each as a line or two and an exit status.
 
-Everything else is a fault of the program and keeps its traceback.
+Any other exception is a bug in the program and keeps its traceback.
 """
 
 import difflib
@@ -8,29 +8,29 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Base of the errors whose message is all that the user needs. `exit_status` 1: could not."""
+    """Base class of errors whose message is all that the user needs. Exit status 1 unless a subclass says otherwise."""
 
     exit_status = 1
 
 
 class ConfigError(UserError, ValueError):
-    """A setting that can't be: unknown, of the wrong type, out of range or contradicting another. Status 2."""
+    """A setting that is unknown, of the wrong type, out of range or in conflict with another. Exit status 2."""
 
     exit_status = 2
 
 
 class DataError(UserError, OSError):
-    """Images that can't be had, or files of theirs that can't be written."""
+    """Images that are not available or can't be used, or whose files can't be written."""
 
 
 class CheckpointError(UserError, ValueError):
-    """A file that is no checkpoint of this project, or a damaged one."""
+    """A file that is not a checkpoint of this project, or is damaged."""
 
 
 class KerasFileError(UserError, ValueError):
-    """A Keras file that is damaged, is none, or holds what can't be brought over.
+    """A file that is not a Keras file, is damaged, or contains something that can't be imported.
 
-    Its message may quote the file, so it is kept to one printable line of a reasonable length.
+    Its message may quote the file, so it is reduced to one printable line of limited length.
     """
 
     def __init__(self, message: str) -> None:
@@ -38,16 +38,16 @@ class KerasFileError(UserError, ValueError):
 
 
 class OutputError(UserError, OSError):
-    """A file that can't be written, or that exists already."""
+    """A file that exists already or can't be written."""
 
 
 def one_line(text: str, most: int) -> str:
-    """A text from a file, made safe to print: no control characters, and no longer than `most`."""
+    """Make a text from a file safe to print: no control characters, and at most `most` characters."""
     line = "".join(character if character.isprintable() else "?" for character in text)
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean x?` with the nearest of the known names, or nothing where none is near."""
+    """` Did you mean x?` with the most similar known name, or an empty string if none is similar."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean {near[0]}?" if near else ""

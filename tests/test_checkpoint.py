@@ -13,13 +13,13 @@ from mnist_cnn.network.build import Network, build_network
 
 @pytest.fixture
 def content(digits_run: Path) -> dict[str, Any]:
-    """What a good checkpoint holds, to be spoilt."""
+    """The content of a good checkpoint, for a test to damage."""
     loaded: dict[str, Any] = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
     return loaded
 
 
 def refused(content: Any, tmp_path: Path) -> str:
-    file = tmp_path / "spoilt.ckpt"
+    file = tmp_path / "damaged.ckpt"
     torch.save(content, file)
     with pytest.raises(CheckpointError) as error:
         checkpoint.load(file)
@@ -29,13 +29,18 @@ def refused(content: Any, tmp_path: Path) -> str:
     return message
 
 
-def test_a_checkpoint_holds_tensors_and_primitives_only_and_describes_itself(content: dict[str, Any]) -> None:
-    metadata = content[checkpoint.KEY]
+def test_a_checkpoint_describes_itself(content: dict[str, Any]) -> None:
+    metadata = content[checkpoint.METADATA_KEY]
+    assert set(metadata) == {
+        "format", "model", "layers", "input_shape", "preprocessing", "classes", "dataset", "split", "training",
+        "versions",
+    }  # fmt: skip
     assert metadata["layers"][0] == {
         "Conv2D": {"filters": 8, "kernel_size": 4, "padding": "same", "activation": "relu"}
     }
     assert metadata["input_shape"] == [1, 28, 28]
     assert metadata["dataset"] == "digits"
+    assert metadata["split"] == {"val_fraction": 0.1, "method": "last", "seed": 0}
     assert metadata["classes"] == list("0123456789")
     assert metadata["preprocessing"] == {"mean": [0.0], "std": [1.0], "scale": 255.0, "size": None}
     assert metadata["training"]["settings"]["optimizer.name"] == "adam"
@@ -45,7 +50,7 @@ def test_a_checkpoint_holds_tensors_and_primitives_only_and_describes_itself(con
 def test_a_run_folder_means_its_best_checkpoint_wherever_it_has_moved(digits_run: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(digits_run, moved)
-    (moved / "config.yaml").unlink()  # it is read without the configuration that made it
+    (moved / "config.yaml").unlink()  # the checkpoint is read without it
     assert checkpoint.find(moved) == moved / "checkpoints" / "best.ckpt"
     trained = checkpoint.load(moved)
     again = checkpoint.load(digits_run / "checkpoints" / "best.ckpt")
@@ -55,7 +60,7 @@ def test_a_run_folder_means_its_best_checkpoint_wherever_it_has_moved(digits_run
     assert trained.epoch in (1, 2, 3)
 
 
-def test_what_is_not_there_or_no_run_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_that_is_no_run_are_named(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "nothing", "no such file"), (tmp_path, "not a run folder")):
         with pytest.raises(CheckpointError, match=reason):
             checkpoint.load(path)
@@ -78,7 +83,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, junk: bytes) -> None:
 
 
 class Evil:
-    """Would leave a file behind if it were unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -87,7 +92,7 @@ class Evil:
         return (Path.touch, (self.file,))
 
 
-def test_something_pickled_is_refused_and_not_run(content: dict[str, Any], tmp_path: Path) -> None:
+def test_pickled_objects_are_refused_and_not_run(content: dict[str, Any], tmp_path: Path) -> None:
     assert "pickled Python objects" in refused({**content, "extra": Evil(tmp_path / "owned")}, tmp_path)
     file = tmp_path / "plain.ckpt"  # not even a zip file
     file.write_bytes(pickle.dumps(Evil(tmp_path / "owned")))
@@ -96,17 +101,19 @@ def test_something_pickled_is_refused_and_not_run(content: dict[str, Any], tmp_p
     assert not (tmp_path / "owned").exists()
 
 
-def test_another_projects_checkpoint_is_told_from_a_damaged_one(content: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_project_or_format_is_not_called_damaged(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
     assert "not a checkpoint of this project" in refused({"state_dict": {}}, tmp_path)
     assert "not a checkpoint of this project" in refused([1, 2], tmp_path)
-    content[checkpoint.KEY]["format"] = 99
-    assert "format 99" in refused(content, tmp_path)
+    content[checkpoint.METADATA_KEY]["format"] = 99
+    assert "its format is 99" in refused(content, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["layers", "input_shape", "preprocessing", "classes", "dataset", "split", "versions"])
-def test_an_incomplete_description_is_refused(content: dict[str, Any], tmp_path: Path, key: str) -> None:
-    del content[checkpoint.KEY][key]
-    assert "incomplete or damaged" in refused(content, tmp_path)
+def test_incomplete_metadata_is_refused(content: dict[str, Any], tmp_path: Path, key: str) -> None:
+    del content[checkpoint.METADATA_KEY][key]
+    assert "metadata is incomplete or damaged" in refused(content, tmp_path)
 
 
 UNIT = {"mean": [0.0], "std": [1.0]}
@@ -119,9 +126,9 @@ UNIT = {"mean": [0.0], "std": [1.0]}
         UNIT | {"size": [10**9, 10**9]}, UNIT | {"size": 28},
     ],
 )  # fmt: skip
-def test_a_damaged_description_is_refused(content: dict[str, Any], tmp_path: Path, bad: Any) -> None:
-    content[checkpoint.KEY]["preprocessing"] = bad
-    assert "incomplete or damaged" in refused(content, tmp_path)
+def test_damaged_preprocessing_is_refused(content: dict[str, Any], tmp_path: Path, bad: Any) -> None:
+    content[checkpoint.METADATA_KEY]["preprocessing"] = bad
+    assert "metadata is incomplete or damaged" in refused(content, tmp_path)
 
 
 def test_weights_of_a_wrong_shape_are_named(content: dict[str, Any], tmp_path: Path) -> None:
@@ -134,20 +141,22 @@ def test_a_missing_weight_is_named(content: dict[str, Any], tmp_path: Path) -> N
     assert "5_Dense.bias" in refused(content, tmp_path)
 
 
-def test_a_network_larger_than_the_file_takes_no_memory(
+def test_a_network_larger_than_the_file_allocates_no_memory(
     content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(*arguments: Any) -> Network:
-        assert torch.empty(1).is_meta  # whatever is built here has shapes only
+        assert torch.empty(1).is_meta  # everything built here has a shape but no memory
         return build_network(*arguments)
 
     monkeypatch.setattr(checkpoint, "build_network", build)
-    content[checkpoint.KEY]["layers"][0]["Conv2D"]["filters"] = 10**9
+    content[checkpoint.METADATA_KEY]["layers"][0]["Conv2D"]["filters"] = 10**9
     assert "layer 0 (Conv2D)" in refused(content, tmp_path)
-    content[checkpoint.KEY]["layers"][0]["Conv2D"]["filters"] = 10**4  # 30 MB of outputs an image: allowed, not made
+    content[checkpoint.METADATA_KEY]["layers"][0]["Conv2D"]["filters"] = (
+        10**4
+    )  # 30 MB of outputs for each image: allowed, but not allocated
     assert "don't fit its layers" in refused(content, tmp_path)
 
 
-def test_layers_can_not_name_code(content: dict[str, Any], tmp_path: Path) -> None:
-    content[checkpoint.KEY]["layers"][0] = {"os.system": {"command": "true"}}
+def test_layers_cannot_name_code(content: dict[str, Any], tmp_path: Path) -> None:
+    content[checkpoint.METADATA_KEY]["layers"][0] = {"os.system": {"command": "true"}}
     assert "no layer is called os.system" in refused(content, tmp_path)

@@ -20,8 +20,10 @@ EXAMPLE = evaluation(
 )
 
 
-def test_accuracy_confusion_and_scores_are_what_counting_by_hand_gives() -> None:
-    assert (EXAMPLE.correct, EXAMPLE.total, EXAMPLE.accuracy) == (3, 5, 0.6)
+def test_accuracy_confusion_and_scores_are_those_counted_by_hand() -> None:
+    assert EXAMPLE.correct == 3
+    assert EXAMPLE.total == 5
+    assert EXAMPLE.accuracy == 0.6
     assert EXAMPLE.confusion.tolist() == [[1, 2, 0], [0, 1, 0], [0, 0, 1]]
     a, b, c = EXAMPLE.per_class
     assert [*a[1:]] == pytest.approx([1, 1 / 3, 0.5, 3])
@@ -31,7 +33,7 @@ def test_accuracy_confusion_and_scores_are_what_counting_by_hand_gives() -> None
     assert EXAMPLE.top_confusions() == [("a", "b", 2)]
 
 
-def test_mistakes_come_with_the_most_confident_first() -> None:
+def test_mistakes_are_sorted_by_confidence() -> None:
     assert [(m.index, m.true, m.predicted) for m in EXAMPLE.mistakes(5)] == [(2, "a", "b"), (1, "a", "b")]
     assert EXAMPLE.mistakes(1)[0].probability == pytest.approx(0.9)
 
@@ -52,7 +54,7 @@ def test_confusion_and_calibration_error_agree_with_torchmetrics() -> None:
     assert found.calibration_error == pytest.approx(theirs, rel=1e-5)
 
 
-def test_a_class_that_never_occurs_scores_zero_and_breaks_nothing() -> None:
+def test_the_scores_of_a_class_without_images_are_zero() -> None:
     assert evaluation([[1.0, 0.0, 0.0]], [0]).per_class[2] == ("c", 0.0, 0.0, 0.0, 0)
 
 
@@ -77,7 +79,7 @@ def test_images_of_another_shape_are_refused(digits_run: Path) -> None:
         images_for(checkpoint.load(digits_run), "test", "cifar10", "data")
 
 
-def test_text_and_json_say_the_same(digits_run: Path) -> None:
+def test_summary_and_json_agree(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
     result = evaluate(trained, Images(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4)), "made up", "test")
     plain, text = result.to_dict(), result.summary()

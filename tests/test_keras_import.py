@@ -658,7 +658,7 @@ def test_the_command_tells_what_it_read_and_guesses_the_scale(
     exported = command("export", "learned.ckpt", "--format", "keras", "-o", "back.keras", capsys=capsys)
     assert "shape (None, 28, 28), scaled by x\n" in exported.out
     refused = command("evaluate", "learned.ckpt", "--data", "digits", "--split", "val", capsys=capsys)
-    assert (refused.status, "not known of a network trained elsewhere" in refused.err) == (1, True)
+    assert (refused.status, "val: not known for an imported network" in refused.err) == (1, True)
 
 
 def test_every_scaling_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -688,9 +688,9 @@ def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential,
     ("settings", "says"),
     [
         (("model.init_from=nothing.ckpt",), "nothing.ckpt: no such file"),
-        (("model.init_from=it.ckpt", "model=tiny"), "model: model.from=it.ckpt brings its own network"),
+        (("model.init_from=it.ckpt", "model=tiny"), "model: model.init_from brings its own network"),
         (("model.init_from=it.ckpt", "model.name=mine"), "brings its own network"),
-        (("model.init_from=it.keras",), "a Keras file; mnist-cnn import-keras makes a checkpoint of it"),
+        (("model.init_from=it.keras",), "a Keras file; convert it first: mnist-cnn import-keras"),
         (("model.init_from=it.ckpt", "model.layers.0.Conv2D.filters=3"), "brings its own network"),
         (("model.init_from=it.ckpt", "data.normalize=standard"), "brings its own scaling"),
         (("model.init_from=it.ckpt", "data=cifar10"), "images of 3×32×32, the network takes 1×28×28"),

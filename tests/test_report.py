@@ -11,11 +11,12 @@ from PIL import Image
 from mnist_cnn.data.images import Images
 from mnist_cnn.inference.evaluate import Evaluation
 from mnist_cnn.report import figures
+from mnist_cnn.report.run import EpochRow
 from tests.conftest import FakeMnist, train_command
 
 
 class Page(HTMLParser):
-    """Collects what a page would load, and whether its tags are closed."""
+    """Collects what a page would load, and asserts that its tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_shows_everything_and_loads_nothing(digits_run: Path) -> None:
+def test_the_page_shows_all_results_and_loads_nothing(digits_run: Path) -> None:
     text = (digits_run / "report" / "index.html").read_text()
     page = Page()
     page.feed(text)
@@ -51,24 +52,24 @@ def test_the_page_shows_everything_and_loads_nothing(digits_run: Path) -> None:
         assert part in text
 
 
-def test_the_class_table_is_there_for_spreadsheets(digits_run: Path) -> None:
+def test_the_results_by_class_are_also_a_csv_file(digits_run: Path) -> None:
     with (digits_run / "report" / "per_class.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list("0123456789")
     assert sum(int(row["support"]) for row in rows) == 360
 
 
-def test_digits_in_place_of_mnist_are_marked_everywhere(fake_mnist: FakeMnist) -> None:
+def test_a_run_without_mnist_says_so_in_the_terminal_and_on_the_page(fake_mnist: FakeMnist) -> None:
     settings = ("model=mlp", "trainer.max_epochs=1", "data.mirror=http://127.0.0.1:1/", "run_dir=run")
     outcome = train_command(*settings)
     assert outcome.status == 0
     assert "NOT MNIST" in outcome.out
     assert json.loads(Path("run/metrics.json").read_text())["dataset"] == "digits"
     assert "on digits" in Path("run/report/index.html").read_text()
-    assert "Its figures say nothing about MNIST" in Path("run/report/index.html").read_text()
+    assert "Its results say nothing about MNIST" in Path("run/report/index.html").read_text()
 
 
-def test_a_run_on_mnist_has_no_such_mark(fake_mnist: FakeMnist) -> None:
+def test_a_run_on_mnist_has_no_such_warning(fake_mnist: FakeMnist) -> None:
     settings = ("model=mlp", "trainer.max_epochs=1", f"data.mirror={fake_mnist.mirror}", "run_dir=run", "data.root=d")
     outcome = train_command(*settings)
     assert "NOT MNIST" not in outcome.out
@@ -102,8 +103,8 @@ def test_the_confusion_figure_shows_the_counts() -> None:
     assert shown == {(0, 0): "1", (0, 1): "1", (1, 1): "1"}  # (predicted, true)
 
 
-def test_curves_show_every_epoch_of_training_and_validation() -> None:
-    history: list[dict[str, float]] = [{"epoch": i, "train/loss": 1 / i, "val/loss": 2 / i} for i in (1, 2, 3)]
+def test_curves_show_training_and_validation_of_every_epoch() -> None:
+    history: list[EpochRow] = [{"epoch": i, "train/loss": 1 / i, "val/loss": 2 / i} for i in (1, 2, 3)]
     (axes,) = figures.curves(history, "loss").axes
     lines: Any = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}  # type: ignore[union-attr]
     assert lines["training"] == [[1, 1], [2, 0.5], [3, pytest.approx(1 / 3)]]
@@ -111,7 +112,7 @@ def test_curves_show_every_epoch_of_training_and_validation() -> None:
     assert figures.curves([], "loss").axes[0].lines[:] == []
 
 
-def test_what_a_user_named_can_not_put_markup_into_the_page() -> None:
+def test_a_name_cannot_put_markup_into_the_page() -> None:
     settings = ("data=digits", "model=mlp", "model.name='<script>'", "trainer.max_epochs=1", "run_dir=run")
     assert train_command(*settings).status == 0
     assert "<script" not in Path("run/report/index.html").read_text()

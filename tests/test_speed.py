@@ -244,7 +244,7 @@ def test_threads_are_no_more_than_the_work_the_processors_and_the_container_allo
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(machine, "_QUOTA", quota)
+    monkeypatch.setattr(machine, "_CPU_QUOTA", quota)
     monkeypatch.setattr(machine, "_TORCH_DEFAULT_THREADS", 12)
     machine.use_threads(1e12)
     assert chosen == []  # OMP_NUM_THREADS is set in the tests

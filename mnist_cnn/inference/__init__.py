@@ -1,1 +1,1 @@
-"""Trained networks: read from a checkpoint, evaluated, and asked about pictures. Nothing here imports Lightning."""
+"""Uses trained networks: reads checkpoints, evaluates them and classifies pictures. Nothing here imports Lightning."""

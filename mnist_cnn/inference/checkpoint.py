@@ -1,4 +1,7 @@
-"""What is in a checkpoint? All that it takes to use a network, as tensors and primitives, read safely."""
+"""Reads and writes checkpoints, which hold all that is needed to use a network, as tensors and primitives only.
+
+A checkpoint is a Lightning checkpoint with a description of itself under METADATA_KEY. `describe` lists its keys.
+"""
 
 import pickle
 import platform
@@ -17,33 +20,30 @@ from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.files import new_file
 from mnist_cnn.network.build import Network, build_network
 
-# Where a checkpoint describes itself, and the version of that description.
-KEY = "mnist_cnn"
-FORMAT = 1
+METADATA_KEY = "mnist_cnn"
+FORMAT = 2  # the version of the metadata
 
-# What people bring instead of a checkpoint.
+# Files that people pass where a checkpoint is wanted; they are told to import them first.
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network out of a checkpoint, ready to use (in evaluation mode), with what it was trained on."""
+    """A network from a checkpoint, in evaluation mode, with what it was trained on and how."""
 
     network: Network
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     model: str
     dataset: str
-    split: dict[
-        str, Any
-    ]  # val_fraction, split, seed: how the training set was cut in two; empty where that is not known
-    training: dict[str, Any]  # optimizer, scheduler, batch size and the like; `keras` where it came from there
+    split: dict[str, Any]  # val_fraction, method and seed of the validation split; empty if not known
+    training: dict[str, Any]  # seed, max_epochs, settings; for an imported network, `keras`
     versions: dict[str, str]
-    epoch: int  # of the weights, counted from 1; 0 where it was not trained here
+    epoch: int  # the epoch that the weights are from, counted from 1; 0 if not trained here
 
     @property
-    def origin(self) -> str:
-        """`epoch 7`, or what it was imported from."""
+    def provenance(self) -> str:
+        """Where the weights come from: `epoch 7`, or the file that they were imported from."""
         keras = self.training.get("keras")
         if not isinstance(keras, dict):
             return f"epoch {self.epoch}"
@@ -60,7 +60,7 @@ def describe(
     split: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What a checkpoint stores under KEY, as primitives."""
+    """The metadata of a checkpoint, as primitives."""
     packages = ("mnist-cnn", "torch", "lightning")
     return {
         "format": FORMAT,
@@ -77,16 +77,16 @@ def describe(
 
 
 def save(path: Path, trained: TrainedNetwork) -> None:
-    """Write a network that was not trained here as a checkpoint like any other; all of it or nothing.
+    """Write a checkpoint of a network that was not trained here, completely or not at all.
 
-    OutputError where there is such a file already, or it can't be written.
+    OutputError if the file exists or can't be written.
     """
     metadata = describe(
         trained.network, trained.preprocessing, model=trained.model, classes=trained.classes, dataset=trained.dataset,
         split=trained.split, training=trained.training,
     )  # fmt: skip
     content = {
-        KEY: metadata,
+        METADATA_KEY: metadata,
         "state_dict": {f"network.{key}": value for key, value in trained.network.state_dict().items()},
         "epoch": trained.epoch - 1,
         "global_step": 0,
@@ -97,14 +97,14 @@ def save(path: Path, trained: TrainedNetwork) -> None:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint that a path means: the file itself, or the best one of a run folder."""
+    """The checkpoint at a path: the file itself, or the best checkpoint of a run folder; CheckpointError if none."""
     if not str(path):
-        raise CheckpointError("no checkpoint was named: '' is empty.")
+        raise CheckpointError("the path of the checkpoint is empty.")
     path = Path(path)
     if path.is_dir():
         best, last = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
         if not best.exists() and not last.exists():
-            raise CheckpointError(f"{path}: a folder without checkpoints/best.ckpt, so not a run folder.")
+            raise CheckpointError(f"{path}: not a run folder; it has no checkpoints/best.ckpt.")
         return best if best.exists() else last
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder.")
@@ -112,27 +112,31 @@ def find(path: str | Path) -> Path:
 
 
 def newest(runs: Path) -> Path:
-    """The best checkpoint of the run that wrote one last; CheckpointError where there is none."""
+    """The best checkpoint of the most recent run in a folder of runs; CheckpointError if there is none."""
     found = sorted(runs.glob("**/checkpoints/best.ckpt"), key=lambda file: file.stat().st_mtime)
     if not found:
-        raise CheckpointError(f"no checkpoint was named, and {runs}/ has no run; train one: python train.py")
+        raise CheckpointError(f"no checkpoint given, and no run in {runs}/; train one: python train.py")
     return found[-1]
 
 
 def load(path: str | Path) -> TrainedNetwork:
     """Read a checkpoint file, or the best checkpoint of a run folder, onto the CPU.
 
-    Only tensors and primitives are read, and no more memory is taken than the file has. CheckpointError says what is
-    wrong with a file that can't be used.
+    Reads tensors and primitives only, and allocates no more memory than the size of the file. CheckpointError if the
+    file can't be used.
     """
     file = find(path)
     content = _read(file)
-    metadata = content.get(KEY)
+    metadata = content.get(METADATA_KEY)
     weights = content.get("state_dict")
     if not isinstance(metadata, dict) or not isinstance(weights, dict):
-        raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project (it has no '{KEY}').")
+        raise CheckpointError(
+            f"{file}: a PyTorch file, but not a checkpoint of this project (it has no '{METADATA_KEY}')."
+        )
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{file}: its format {metadata.get('format')} is not the one known here, {FORMAT}.")
+        raise CheckpointError(
+            f"{file}: its format is {metadata.get('format')}, but this version reads format {FORMAT} only."
+        )
     try:
         with torch.device("meta"):  # shapes only: the weights come from the file
             network = build_network(metadata["layers"], tuple(metadata["input_shape"]), len(metadata["classes"]))
@@ -140,7 +144,7 @@ def load(path: str | Path) -> TrainedNetwork:
         network.load_state_dict(own, strict=True, assign=True)
         preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
         if preprocessing.size not in (None, network.input_shape[1:]):
-            raise ValueError("its pictures are brought to another size than its network takes")
+            raise ValueError("its preprocessing resizes images to a size that its network does not take")
         return TrainedNetwork(
             network.eval().requires_grad_(False).to(memory_format=torch.channels_last),
             preprocessing,
@@ -158,23 +162,23 @@ def load(path: str | Path) -> TrainedNetwork:
         lines = [line.strip() for line in str(error).splitlines()]
         raise CheckpointError(f"{file}: its weights don't fit its layers: {lines[min(1, len(lines) - 1)]}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: its description is incomplete or damaged ({error!r}).") from error
+        raise CheckpointError(f"{file}: its metadata is incomplete or damaged ({error!r}).") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
     if file.suffix in KERAS_SUFFIXES:
-        raise CheckpointError(f"{file}: a Keras file; mnist-cnn import-keras makes a checkpoint of it.")
-    if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose end is the first thing to go
-        raise CheckpointError(f"{file}: not a checkpoint, or a truncated one.")
+        raise CheckpointError(f"{file}: a Keras file; convert it first: mnist-cnn import-keras {file}")
+    if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose directory is at the end
+        raise CheckpointError(f"{file}: not a checkpoint, or truncated.")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch muses about files that it is going to refuse
+        with warnings.catch_warnings(action="ignore"):  # torch warns about files that it then refuses
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = "it holds pickled Python objects, which could run code; nothing of it was loaded"
+        reason = "it contains pickled Python objects, which could run code; nothing was loaded"
         raise CheckpointError(f"{file}: {reason}.") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # torch and its zip reader raise all of these for files that are damaged or something else altogether
-        raise CheckpointError(f"{file}: not a checkpoint, or a damaged one.") from error
+        # torch and its zip reader raise any of these for a file that is damaged or of another kind
+        raise CheckpointError(f"{file}: not a checkpoint, or damaged.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project.")
     return content

@@ -1,7 +1,7 @@
-"""How good is a trained network on a set of images? Every figure of a checkpoint comes from here, in a run or after it.
+"""Evaluates a trained network on a set of images, at the end of a run and in `mnist-cnn evaluate`.
 
-It always computes in float32 on the CPU in the same batches, so that a checkpoint has one accuracy and one loss. Its
-few counts are taken here: importing torchmetrics takes four seconds, twice the rest of `mnist-cnn evaluate`.
+It always computes in float32 on the CPU and in the same batches, so that a checkpoint has one accuracy and one loss.
+The metrics are computed here because importing torchmetrics takes four seconds, twice the rest of `mnist-cnn evaluate`.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from mnist_cnn.network.arguments import show
 
 
 class ClassScore(NamedTuple):
-    """How one class fares; `support` is the number of its images. 0 where a ratio has no denominator."""
+    """The scores of one class; `support` is its number of images. A ratio without a denominator is 0."""
 
     name: str
     precision: float
@@ -34,7 +34,7 @@ class ClassScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Mistake:
-    """One image that was given another class than its own; `index` counts from 0 in the evaluated images."""
+    """A misclassified image; `index` is its position among the evaluated images, from 0."""
 
     index: int
     true: str
@@ -44,7 +44,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome on N images of K classes: `probabilities` (N, K) float32 and `labels` (N,).
+    """The results on N images of K classes: `probabilities` (N, K) float32 and `labels` (N,) int64.
 
     `loss` is the mean cross-entropy (negative log-likelihood) in nats.
     """
@@ -58,35 +58,33 @@ class Evaluation:
 
     @property
     def total(self) -> int:
-        """The number of images."""
         return len(self.labels)
 
     @cached_property
     def correct(self) -> int:
-        """The number of images given their own class."""
+        """The number of correctly classified images."""
         return int((self.predicted == self.labels).sum())
 
     @property
     def accuracy(self) -> float:
-        """The fraction of images given their own class."""
         return self.correct / self.total
 
     @cached_property
     def predicted(self) -> Tensor:
-        """(N,): the class of highest probability."""
+        """(N,): the most probable class of each image."""
         return self.probabilities.argmax(1)
 
     @cached_property
     def confusion(self) -> Tensor:
-        """(K, K) counts: row the true class, column the predicted one."""
+        """(K, K) counts: rows are true classes, columns predicted classes."""
         classes = len(self.classes)
         return (self.labels * classes + self.predicted).bincount(minlength=classes**2).view(classes, classes)
 
     @cached_property
     def calibration_error(self) -> float:
-        """Expected calibration error: the mean gap between probability and accuracy over 15 bins (Guo et al. 2017).
+        """Expected calibration error: the mean gap between probability and accuracy in 15 bins (Guo et al. 2017).
 
-        A probability of exactly 1 makes a sixteenth, as in torchmetrics.
+        A probability of exactly 1 falls into a sixteenth bin, as in torchmetrics.
         """
         probability = self.probabilities.max(1).values
         bins = torch.bucketize(probability, torch.linspace(0, 1, 16), right=True) - 1
@@ -95,33 +93,30 @@ class Evaluation:
 
     @cached_property
     def per_class(self) -> list[ClassScore]:
-        """Precision, recall and F1 of every class."""
-        hits, given, true = self.confusion.diag(), self.confusion.sum(0), self.confusion.sum(1)
-        precision, recall, f1 = (
-            hits / given.clamp(min=1),
-            hits / true.clamp(min=1),
-            2 * hits / (given + true).clamp(min=1),
-        )
+        hits, predicted, true = self.confusion.diag(), self.confusion.sum(0), self.confusion.sum(1)
+        precision, recall = hits / predicted.clamp(min=1), hits / true.clamp(min=1)
+        f1 = 2 * hits / (predicted + true).clamp(min=1)
         columns = (precision.tolist(), recall.tolist(), f1.tolist(), true.tolist())
         return [ClassScore(*row) for row in zip(self.classes, *columns, strict=True)]
 
     @property
     def macro_f1(self) -> float:
-        """The mean of the classes' F1, every class counting the same."""
+        """The unweighted mean of the F1 of all classes."""
         return sum(score.f1 for score in self.per_class) / len(self.per_class)
 
     def top_confusions(self, most: int = 5) -> list[tuple[str, str, int]]:
-        """The most frequent (true, predicted, count) among the mistakes."""
+        """The most frequent mistakes as (true, predicted, count)."""
         wrong = self.confusion.clone().fill_diagonal_(0)
-        counts, places = wrong.flatten().sort(descending=True, stable=True)
-        pairs = [
-            (divmod(place, len(self.classes)), count)
-            for place, count in zip(places.tolist(), counts.tolist(), strict=True)
-        ]
-        return [(self.classes[true], self.classes[given], count) for (true, given), count in pairs[:most] if count]
+        counts, cells = wrong.flatten().sort(descending=True, stable=True)
+        found = []
+        for count, cell in zip(counts[:most].tolist(), cells[:most].tolist(), strict=True):
+            true, predicted = divmod(cell, len(self.classes))
+            if count:
+                found.append((self.classes[true], self.classes[predicted], count))
+        return found
 
     def mistakes(self, most: int) -> list[Mistake]:
-        """The mistakes, the most confident first."""
+        """The `most` mistakes with the highest probability, in descending order."""
         wrong = (self.predicted != self.labels).nonzero().flatten()
         confidence = self.probabilities.max(1).values[wrong]
         order = wrong[confidence.argsort(descending=True, stable=True)][:most].tolist()
@@ -133,7 +128,6 @@ class Evaluation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """As primitives, for JSON."""
         return {
             "dataset": self.dataset,
             "split": self.split,
@@ -153,7 +147,7 @@ class Evaluation:
         }
 
     def summary(self) -> str:
-        """For people."""
+        """The results as text for the terminal."""
         lines = [
             f"{self.dataset}, {self.split}: {self.total:,} images",
             f"accuracy  {self.accuracy:.2%}  ({self.correct:,} right, {self.total - self.correct:,} wrong)",
@@ -175,8 +169,8 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
-    """Run a network over images, uint8 (N, C, H, W)."""
-    # In one piece from the start: a small result kept from each batch would break up the memory that the next needs.
+    """Evaluate a network on the images of `split` (test, val or train) of `dataset`."""
+    # Allocated at once: a small tensor kept from each batch would fragment the memory that the next batch needs.
     probabilities, loss = torch.empty(len(images), len(trained.classes)), 0.0
     batch = trained.network.evaluation_batch
     with machine.threads(trained.network.operations * batch):
@@ -189,28 +183,28 @@ def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) 
 
 
 def check_suits(trained: TrainedNetwork, name: str) -> None:
-    """Raise DataError where the images of a data set are not of the network's kind."""
+    """Raise DataError if the network can't take the images of a data set or lacks classes for them."""
     shape, wanted = datasets.input_shape(name), trained.network.input_shape
     resized = trained.preprocessing.size is not None and shape[0] == wanted[0]
     if not (resized or shape == wanted) or len(trained.classes) < datasets.CLASSES:
         raise DataError(
-            f"{name} has {datasets.CLASSES} classes of images of {show(shape)}, "
-            f"the network takes {show(wanted)} and knows {len(trained.classes)}."
+            f"{name} has {datasets.CLASSES} classes and images of {show(shape)}, "
+            f"the network takes {show(wanted)} and has {len(trained.classes)} classes."
         )
 
 
 def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path, mirror: str | None = None) -> Images:
-    """The images of `test`, `val` or `train` of a data set, fetched where need be and cut as they were for training.
+    """The images of `test`, `val` or `train` of a data set, downloaded if necessary and split as they were in training.
 
-    DataError where they can't be had or don't suit the network.
+    DataError if they are not available or don't suit the network.
     """
     check_suits(trained, name)
-    how = trained.split
-    if split != "test" and not how:
-        raise DataError(f"{split}: how the training images were cut is not known of a network trained elsewhere.")
+    if split != "test" and not trained.split:
+        raise DataError(f"{split}: not known for an imported network; evaluate it on the test images.")
     datasets.fetch(name, root, mirror)
     dataset = datasets.load(name, root)
     if split == "test":
         return dataset.test
+    how = trained.split
     train, val = split_indices(dataset.train.labels, how["val_fraction"], how["method"], how["seed"])
     return dataset.train.subset(val if split == "val" else train)

@@ -1,4 +1,4 @@
-"""What does a trained network see in a picture?"""
+"""Says which class a trained network sees in each of a user's pictures."""
 
 import sys
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import pictures
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 
-# Data sets whose pictures are no digits set as MNIST sets them.
+# Data sets whose images are not digits placed as in MNIST.
 _NO_DIGITS = ("fashion_mnist", "kmnist", "cifar10")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture is taken for: class by class a probability; or why it could not be read."""
+    """The probability of each class for one picture, or why the picture could not be read."""
 
     file: str
     probabilities: dict[str, float]
@@ -26,28 +26,30 @@ class Prediction:
 
     @property
     def digit(self) -> str:
-        """The class of highest probability."""
+        """The most probable class."""
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """As primitives, for JSON."""
         if self.error is not None:
             return {"file": self.file, "error": self.error}
         probability = self.probabilities[self.digit]
         return {"file": self.file, "digit": self.digit, "probability": probability, "probabilities": self.probabilities}
 
     def summary(self) -> str:
-        """For people: the two likeliest classes."""
+        """One line with the two most probable classes."""
         first, second = sorted(self.probabilities.items(), key=lambda item: -item[1])[:2]
         return f"{first[0]}  {first[1]:7.2%}   {self.file}   (then {second[0]}: {second[1]:.2%})"
 
 
 @torch.inference_mode()
 def predict(trained: TrainedNetwork, paths: list[Path]) -> Iterator[Prediction]:
-    """Each picture of these files and folders by itself; `-` is one on standard input."""
+    """Classify the pictures in these files and folders, one at a time; `-` reads one from standard input.
+
+    CheckpointError if the network does not take images.
+    """
     shape = trained.network.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise CheckpointError(f"its network takes no pictures, but values of shape {shape}.")
+        raise CheckpointError(f"the network takes values of shape {shape}, not images.")
     for path in paths:
         try:
             files = pictures.find(path)
@@ -62,8 +64,8 @@ def _predict(trained: TrainedNetwork, file: Path, shape: tuple[int, int, int]) -
     name = str(file)
     try:
         source = sys.stdin.buffer.read(pictures.MAX_BYTES) if name == "-" else file
-        picture = pictures.as_trained(pictures.read(source, name), shape, trained.dataset not in _NO_DIGITS)
+        image = pictures.to_image(pictures.read(source, name), shape, digits=trained.dataset not in _NO_DIGITS)
     except DataError as error:
         return Prediction(name, {}, str(error) if str(error).startswith(name) else f"{name}: {error}")
-    probabilities = trained.network(trained.preprocessing(picture[None])).softmax(1)[0].tolist()
+    probabilities = trained.network(trained.preprocessing(image[None])).softmax(1)[0].tolist()
     return Prediction(name, dict(zip(trained.classes, probabilities, strict=True)))

@@ -1,1 +1,1 @@
-"""Reports: what a finished run leaves to look at."""
+"""The results of a finished run: `metrics.json`, figures and an HTML page."""

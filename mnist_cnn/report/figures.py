@@ -1,4 +1,4 @@
-"""How are results drawn? Each figure is of a size that can be read on a phone too."""
+"""Draws the figures of a report, five inches wide so that they can be read on a phone too."""
 
 import io
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnist_cnn.data.images import Images
 from mnist_cnn.inference.evaluate import Evaluation
-from mnist_cnn.training.callbacks import Row
+from mnist_cnn.report.run import EpochRow
 
 # The most images that a gallery shows.
 MISTAKES = 25
@@ -20,8 +20,8 @@ SAMPLES = 50
 _BLUE, _ORANGE = "#1f5fa8", "#d9730d"
 
 
-def curves(history: Sequence[Row], what: str) -> Figure:
-    """`accuracy` or `loss` by epoch, in training and on the validation images."""
+def curves(history: Sequence[EpochRow], what: str) -> Figure:
+    """`accuracy` or `loss` by epoch, for training and validation."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     axes = figure.subplots()
     for part, colour, label in (("train", _BLUE, "training"), ("val", _ORANGE, "validation")):
@@ -40,12 +40,12 @@ def curves(history: Sequence[Row], what: str) -> Figure:
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
-    """Counts of true classes (rows) and predicted ones (columns); the colour is the share of the row."""
+    """Counts by true class (row) and predicted class (column); the colour is the count's share of its row."""
     figure = Figure(figsize=(5, 4.9), layout="constrained")
     axes = figure.subplots()
     counts = evaluation.confusion
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    # A good network's mistakes are a few in a thousand; the root makes them visible beside the diagonal.
+    # A good network makes a few mistakes in a thousand; the power scale keeps them visible beside the diagonal.
     axes.imshow(share.numpy(), cmap="Blues", norm=PowerNorm(0.3, vmin=0, vmax=1))
     for row, column in counts.nonzero().tolist():
         colour = "white" if share[row, column] > 0.15 else "black"
@@ -58,7 +58,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 
 def mistakes(evaluation: Evaluation, images: Images) -> Figure:
-    """The most confident mistakes: true → predicted, and the probability that was given to it."""
+    """The most confident mistakes: true class → predicted class, and the probability of the latter."""
     worst = evaluation.mistakes(MISTAKES)
     arrow = " →\n" if _wordy(evaluation.classes) else " → "
     titles = [f"{mistake.true}{arrow}{mistake.predicted}\n{mistake.probability:.1%}" for mistake in worst]
@@ -66,7 +66,7 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
 
 
 def samples(images: Images, classes: Sequence[str]) -> Figure:
-    """The first training images with their classes."""
+    """The first images with their classes."""
     titles = [classes[label] for label in images.labels[:SAMPLES]]
     return _gallery(images.images[:SAMPLES], titles, columns=5 if _wordy(classes) else 10)
 
@@ -76,11 +76,11 @@ def _wordy(classes: Sequence[str]) -> bool:
 
 
 def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
-    """Images (N, C, H, W) in rows, each under its title. One axes for all: fifty of them take seconds to lay out."""
+    """Images (N, C, H, W) in rows, each under its title, in one Axes: fifty Axes would take seconds to lay out."""
     rows = max(math.ceil(len(images) / columns), 1)
     channels, height, width = images.shape[1:]
     text = 0.24 * columns / 5 * height * (1 + max((title.count("\n") for title in titles), default=0))
-    cell, gap = int(height + text), width // 7  # pixels of the images
+    cell, gap = int(height + text), width // 7  # in pixels of the images
     canvas = images.new_full((rows * cell, columns * (width + gap), channels), 0 if channels == 1 else 255)
     figure = Figure(figsize=(5, 5 * canvas.shape[0] / canvas.shape[1]))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -90,7 +90,9 @@ def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
         left, bottom = column * (width + gap) + gap // 2, (row + 1) * cell
         canvas[bottom - height : bottom, left : left + width] = image.permute(1, 2, 0)
         axes.text(left + width / 2, bottom - height - 0.5, title, ha="center", va="bottom", fontsize=9)
-    axes.imshow(canvas.squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255)  # colour pictures ignore the rest
+    axes.imshow(
+        canvas.squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255
+    )  # for colour images, cmap and limits are ignored
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What does a run leave to look at? `metrics.json`, figures, tables, and one page that shows them all by itself."""
+"""Writes the report of a run: `metrics.json`, figures, a table, and one HTML page that needs no other file."""
 
 import base64
 import csv
@@ -6,99 +6,17 @@ import html
 import io
 import json
 import math
-import os
-import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mnist_cnn.data.images import Images
-from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import ClassScore, Evaluation
+from mnist_cnn.files import replace_file
+from mnist_cnn.inference.evaluate import ClassScore
 from mnist_cnn.report import figures
-from mnist_cnn.training.callbacks import Row
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, with the kept checkpoint's evaluations on validation and test images."""
-
-    folder: Path
-    trained: TrainedNetwork
-    history: list[Row]
-    interrupted: bool
-    images_per_epoch: int
-    train_images: Images
-    test_images: Images
-    val: Evaluation
-    test: Evaluation
-    fallback: bool  # digits in place of the MNIST that was wanted
-    data_root: str
-    settings: str  # the configuration, as YAML
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The epoch whose weights were kept, counted from 1; None where none was finished."""
-        return self.trained.epoch if self.history else None
-
-    @property
-    def seconds(self) -> float:
-        """The time of all epochs, validation included."""
-        return sum(row["seconds"] for row in self.history)
-
-    @property
-    def images_per_second(self) -> float:
-        """Training images by that time; 0 where no epoch was finished."""
-        return self.images_per_epoch * len(self.history) / self.seconds if self.history else 0.0
-
-    def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` holds."""
-        return {
-            "dataset": self.test.dataset,
-            "model": self.trained.model,
-            "seed": self.trained.training["seed"],
-            "epochs": len(self.history),
-            "best_epoch": self.best_epoch,
-            "interrupted": self.interrupted,
-            "parameters": self.trained.network.parameter_count,
-            "val/accuracy": self.val.accuracy,
-            "val/loss": self.val.loss,
-            "test/accuracy": self.test.accuracy,
-            "test/loss": self.test.loss,
-            "test/macro_f1": self.test.macro_f1,
-            "test/ece": self.test.calibration_error,
-            "fit_seconds": round(self.seconds, 3),
-            "train_images_per_second": round(self.images_per_second, 1),
-            "history": self.history,
-        }
-
-    def results(self) -> list[tuple[str, str]]:
-        """The run in a short table, as (what, value)."""
-        speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
-        root = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
-        folder = shlex.quote(str(self.folder))
-        best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
-        go_on = [("interrupted", f"python train.py resume={folder}   to go on")] if self.interrupted else []
-        return [
-            ("dataset", self.test.dataset + (" — NOT MNIST, which could not be had" if self.fallback else "")),
-            ("model", f"{self.trained.model}, {self.trained.network.parameter_count:,} parameters"),
-            ("best epoch", best),
-            (
-                "validation",
-                f"accuracy {self.val.accuracy:.2%}   loss {self.val.loss:.4f}   ({self.val.total:,} images)",
-            ),
-            ("test", f"accuracy {self.test.accuracy:.2%}   loss {self.test.loss:.4f}   ({self.test.total:,} images)"),
-            ("training", f"{self.seconds:.1f} s{speed}"),
-            ("run folder", str(self.folder)),
-            ("report", str(self.folder / "report" / "index.html")),
-            ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
-            *go_on,
-        ]
+from mnist_cnn.report.run import Run
 
 
 def write_report(run: Run) -> dict[str, Any]:
-    """Write `metrics.json` and `report/` into the run's folder; returns what `metrics.json` holds."""
+    """Write `metrics.json` and `report/` into the run folder; returns the content of `metrics.json`."""
     metrics = run.metrics()
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
@@ -109,16 +27,14 @@ def write_report(run: Run) -> dict[str, Any]:
         "mistakes.png": figures.mistakes(run.test, run.test_images),
         "training_samples.png": figures.samples(run.train_images, run.test.classes),
     }
-    pictures = {name: figures.png(figure) for name, figure in drawn.items()}
-    for name, picture in pictures.items():
-        _write(folder / name, picture)
-    _write(folder / "per_class.csv", _csv(ClassScore._fields, run.test.per_class).encode())
-    _write(folder / "index.html", page(run, pictures).encode())
-    _write(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2) + "\n").encode())
+    pngs = {name: figures.png(figure) for name, figure in drawn.items()}
+    for name, png in pngs.items():
+        replace_file(folder / name, png)
+    replace_file(folder / "per_class.csv", _csv(ClassScore._fields, run.test.per_class).encode())
+    replace_file(folder / "index.html", page(run, pngs).encode())
+    replace_file(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2) + "\n").encode())
     return metrics
 
-
-# --- the page ------------------------------------------------------------------------------------------------------
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -144,17 +60,17 @@ small { color: #5a6675; }
 """
 
 
-def page(run: Run, pictures: dict[str, bytes]) -> str:
-    """The whole report as one HTML page that loads nothing from elsewhere."""
-    title = f"{run.trained.model} on {run.test.dataset}: {run.test.accuracy:.2%} on the test images"
+def page(run: Run, pngs: dict[str, bytes]) -> str:
+    """The report as one HTML page that contains its figures and loads nothing."""
+    title = f"{run.trained.model} on {run.test.dataset}: {run.test.accuracy:.2%} test accuracy"
 
     def image(name: str, alt: str) -> str:
-        return f'<img src="data:image/png;base64,{base64.b64encode(pictures[name]).decode()}" alt="{alt}">'
+        return f'<img src="data:image/png;base64,{base64.b64encode(pngs[name]).decode()}" alt="{alt}">'
 
     facts = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
         for key, value in run.results()
-        if key != "report"  # the reader is here
+        if key != "report"  # which is this page
     )
     classes = "".join(
         f"<tr><td>{html.escape(score.name)}</td><td>{score.precision:.2%}</td><td>{score.recall:.2%}</td>"
@@ -162,8 +78,8 @@ def page(run: Run, pictures: dict[str, bytes]) -> str:
         for score in run.test.per_class
     )
     warning = (
-        '<p class="warning">MNIST could not be had, so this run used the 1,797 digits that come with scikit-learn. '
-        "Its figures say nothing about MNIST.</p>"
+        '<p class="warning">MNIST is not available here, so this run used the 1,797 digits that come with '
+        "scikit-learn. Its results say nothing about MNIST.</p>"
         if run.fallback
         else ""
     )
@@ -185,21 +101,22 @@ def page(run: Run, pictures: dict[str, bytes]) -> str:
 <section><h2>Accuracy by epoch</h2>{image("accuracy.png", "accuracy by epoch, training and validation")}</section>
 <section><h2>Loss by epoch</h2>{image("loss.png", "loss by epoch, training and validation")}</section>
 </div>
-<section><small>The training curves are the mean over an epoch while the weights move, with dropout on; the validation
-curves are taken at the epoch's end. So validation can look better than training.</small></section>
+<section><small>The training curves are averages over each epoch, while the weights change and any dropout is on. The
+validation curves are measured at the end of each epoch, so they can look better.</small></section>
 <div class="pair">
-<section><h2>Confusion matrix (test)</h2>
+<section><h2>Confusion matrix (test images)</h2>
 {image("confusion_matrix.png", "confusion matrix on the test images")}</section>
-<section><h2>Classes (test)</h2><div class="wide"><table>
+<section><h2>Results by class (test images)</h2><div class="wide"><table>
 <tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>{classes}</table></div>
 <p>Macro F1 {run.test.macro_f1:.2%}. Expected calibration error {run.test.calibration_error:.4f}.</p></section>
 </div>
 <div class="pair">
-<section><h2>Most confident mistakes (test)</h2>
-<p><small>True → predicted, with its probability; {min(wrong, figures.MISTAKES)} of {wrong:,} mistakes.</small></p>
-{image("mistakes.png", "test images that were misclassified with the highest probability")}</section>
+<section><h2>Most confident mistakes (test images)</h2>
+<p><small>True class → predicted class and its probability; {min(wrong, figures.MISTAKES)} of {wrong:,}
+mistakes.</small></p>
+{image("mistakes.png", "misclassified test images with the highest probability")}</section>
 <section><h2>Training images</h2>
-<p><small>The first of {len(run.train_images):,}.</small></p>
+<p><small>The first {min(len(run.train_images), figures.SAMPLES)} of {len(run.train_images):,}.</small></p>
 {image("training_samples.png", "training images with their classes")}</section>
 </div>
 <section><h2>Network</h2><pre>{html.escape(run.trained.network.summary())}</pre></section>
@@ -209,24 +126,14 @@ curves are taken at the epoch's end. So validation can look better than training
 """
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     stream = io.StringIO()
     csv.writer(stream).writerows([header, *rows])
     return stream.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """All of it or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
-
-
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: a figure that is no number is null."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

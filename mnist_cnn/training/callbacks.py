@@ -12,9 +12,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tqdm import tqdm
 
 from mnist_cnn.data.datamodule import Batch, Batches
+from mnist_cnn.report.run import EpochRow
 from mnist_cnn.training.module import Classifier
-
-Row = dict[str, float]
 
 
 class EpochSeed(Callback):
@@ -34,7 +33,7 @@ class History(Callback):
     """A row an epoch: `epoch` (from 1), `train/…`, `val/…`, `lr`, and `seconds` of training and validation."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[EpochRow] = []
         self._start = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -42,7 +41,7 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the epoch, print its line, and stop the run if its loss is no longer a number."""
-        row: Row = {"epoch": trainer.current_epoch + 1}
+        row: EpochRow = {"epoch": trainer.current_epoch + 1}
         for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
             if name in trainer.callback_metrics:
                 row[name] = float(trainer.callback_metrics[name])
@@ -144,7 +143,7 @@ class BestAndLast(ModelCheckpoint):
             trainer.save_checkpoint(last)
 
 
-def epoch_line(row: Row, epochs: int | None) -> str:
+def epoch_line(row: EpochRow, epochs: int | None) -> str:
     """`epoch  3/12  loss 0.0512  accuracy 98.41%  val loss 0.0433  val accuracy 98.75%  8.1 s`."""
     cells = [f"epoch {row['epoch']:>2.0f}/{epochs}"]
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):

@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import WandbLogger
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
-from mnist_cnn.report.page import Run, write_report
+from mnist_cnn.report.page import write_report
+from mnist_cnn.report.run import Run
 from mnist_cnn.training.callbacks import History
 
 

@@ -71,7 +71,7 @@ def build_classifier(
     )
     for logger in trainer.loggers:
         logger.log_hyperparams({key: metadata[key] for key in ("model", "dataset", "split", "training")})
-    arguments = (network, config.optimizer, config.scheduler, {checkpoint.KEY: metadata})
+    arguments = (network, config.optimizer, config.scheduler, {checkpoint.METADATA_KEY: metadata})
     if reason := fast_steps.why_not(config, trainer):
         if trainer.is_global_zero:
             print(f"note: Lightning takes every step by itself, which is slower: {reason}.", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""The facts of a finished run, as `metrics.json`, the terminal and the report show them."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_cnn.data.images import Images
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import Evaluation
+
+# `epoch` (counted from 1), `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `lr`, and `seconds`.
+EpochRow = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, with the best checkpoint evaluated on the validation and test images."""
+
+    folder: Path
+    trained: TrainedNetwork
+    history: list[EpochRow]  # one for each epoch
+    interrupted: bool
+    images_per_epoch: int
+    train_images: Images
+    test_images: Images
+    val: Evaluation
+    test: Evaluation
+    fallback: bool  # MNIST was wanted but is not available, so another data set took its place
+    data_root: str
+    settings: str  # the configuration, as YAML
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the best checkpoint, counted from 1; None if no epoch was finished."""
+        return self.trained.epoch if self.history else None
+
+    @property
+    def seconds(self) -> float:
+        """The time of all epochs, including validation."""
+        return sum(row["seconds"] for row in self.history)
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images per second of that time; 0 if no epoch was finished."""
+        return self.images_per_epoch * len(self.history) / self.seconds if self.history else 0.0
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        return {
+            "dataset": self.test.dataset,
+            "model": self.trained.model,
+            "seed": self.trained.training["seed"],
+            "epochs": len(self.history),
+            "best_epoch": self.best_epoch,
+            "interrupted": self.interrupted,
+            "parameters": self.trained.network.parameter_count,
+            "val/accuracy": self.val.accuracy,
+            "val/loss": self.val.loss,
+            "test/accuracy": self.test.accuracy,
+            "test/loss": self.test.loss,
+            "test/macro_f1": self.test.macro_f1,
+            "test/ece": self.test.calibration_error,
+            "fit_seconds": round(self.seconds, 3),
+            "train_images_per_second": round(self.images_per_second, 1),
+            "history": self.history,
+        }
+
+    def results(self) -> list[tuple[str, str]]:
+        """The results as a table of (name, value)."""
+        dataset = self.test.dataset + (" (NOT MNIST: it is not available here)" if self.fallback else "")
+        best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
+        speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
+        folder = shlex.quote(str(self.folder))
+        root = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
+        rows = [
+            ("dataset", dataset),
+            ("model", f"{self.trained.model}, {self.trained.network.parameter_count:,} parameters"),
+            ("best epoch", best),
+            ("validation", _scores(self.val)),
+            ("test", _scores(self.test)),
+            ("training", f"{self.seconds:.1f} s{speed}"),
+            ("run folder", str(self.folder)),
+            ("report", str(self.folder / "report" / "index.html")),
+            ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
+        ]
+        return rows + ([("interrupted", f"continue with: python train.py resume={folder}")] if self.interrupted else [])
+
+
+def _scores(evaluation: Evaluation) -> str:
+    return f"accuracy {evaluation.accuracy:.2%}   loss {evaluation.loss:.4f}   ({evaluation.total:,} images)"

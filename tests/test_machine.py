@@ -1,0 +1,28 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def after_import(**variables: str) -> list[str]:
+    """GOMP_SPINCOUNT after `import mnist_cnn` in a fresh process, and whether torch was imported by it."""
+    program = (
+        "import mnist_cnn, os, sys; print(os.environ.get('GOMP_SPINCOUNT', 'not set')); print('torch' in sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | variables, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split("\n")[:2]
+
+
+def test_importing_the_package_bounds_spinning_before_torch_is_imported() -> None:
+    assert after_import() == ["1000", "False"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"), [("GOMP_SPINCOUNT", "7", "7"), ("OMP_WAIT_POLICY", "active", "not set")]
+)
+def test_a_users_own_choice_of_spinning_stays(variable: str, value: str, expected: str) -> None:
+    assert after_import(**{variable: value})[0] == expected
