@@ -14,19 +14,19 @@ def train(composed: DictConfig) -> float | None:
     config = to_config(composed)  # a setting that is not possible ends here, before anything is made or fetched
 
     from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
-    from lightning.pytorch.utilities import rank_zero_only
 
     from mnist_cnn.data import datasets
     from mnist_cnn.data.datamodule import MNISTDataModule
     from mnist_cnn.network.build import build_network
-    from mnist_cnn.run_folder import make_run_dir
-    from mnist_cnn.training.checks import check_machine
+    from mnist_cnn.run_folder import is_first_process, make_run_dir
+    from mnist_cnn.training.checks import check_machine, check_trainer_arguments
     from mnist_cnn.training.optimizers import check_optimizer
     from mnist_cnn.training.pretrained import load_pretrained, with_network_of
     from mnist_cnn.training.results import evaluate_and_report
     from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
     check_machine(config)
+    check_trainer_arguments(config)
     seed_everything(config.seed, verbose=False)
     pretrained = load_pretrained(config)  # of model.init_from, or of the run that is resumed
     config = with_network_of(config, pretrained)
@@ -36,7 +36,8 @@ def train(composed: DictConfig) -> float | None:
         shape, classes = datasets.image_shape(config.data.name), datasets.class_count(config.data.name)
         network = build_network(config.model.layers, shape, classes)
     check_optimizer(config, network.parameters())
-    rank_zero_only(print)(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
+    if is_first_process():
+        print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
     preprocessing = pretrained.preprocessing if pretrained else None
     dataset = pretrained.dataset if pretrained and config.resume else None  # what data=auto was before

@@ -5,7 +5,6 @@ types and what must be true of them.
 """
 
 import difflib
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
@@ -79,7 +78,6 @@ class TrainerConfig:
         _one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
         limit = self.extra.get("limit_train_batches", 1)
         _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
-        _check_trainer_arguments(self.extra)
 
 
 @dataclass
@@ -206,23 +204,6 @@ def nearest_key(key: str, known: list[str]) -> str:
     leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
     near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
     return f" Did you mean {leaves[near[0]]}?" if near else ""
-
-
-def _check_trainer_arguments(extra: Mapping[str, Any]) -> None:
-    if not extra:
-        return
-    from lightning.pytorch import Trainer  # takes seconds; only needed where there is something to check
-
-    ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
-    ours |= {"enable_progress_bar", "enable_model_summary"}
-    # Every epoch ends with a validation and a checkpoint.
-    clashing = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
-    clashing |= {"check_val_every_n_epoch", "val_check_interval"}
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"} - ours - clashing
-    for key in extra:
-        if key not in known:
-            near = did_you_mean(key, known)
-            raise ConfigError(f"trainer.{key}: Lightning's Trainer takes no such argument here.{near}")
 
 
 def _one_of(key: str, value: str, *known: str) -> None:

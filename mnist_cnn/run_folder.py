@@ -10,7 +10,6 @@ from pathlib import Path
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities import rank_zero_only
 
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError
@@ -60,8 +59,9 @@ def record(folder: Path, config: Config) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process writes and prints for the run; Lightning reads that from the environment."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    """Whether this process writes and prints for the run: it has rank 0, or there is no other."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
+    return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
 def sweeping() -> bool:

@@ -43,7 +43,7 @@ def test_a_checkpoint_describes_itself(content: dict[str, Any]) -> None:
     assert metadata["split"] == {"val_fraction": 0.1, "method": "last", "seed": 0}
     assert metadata["classes"] == list("0123456789")
     assert metadata["preprocessing"] == {"mean": [0.0], "std": [1.0], "scale": 255.0, "size": None}
-    assert metadata["training"]["settings"]["optimizer.name"] == "adam"
+    assert metadata["training"]["settings"]["optimizer._target_"].endswith("KerasAdam")
     assert {"torch", "lightning", "mnist-cnn", "python"} == set(metadata["versions"])
 
 

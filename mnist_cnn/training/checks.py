@@ -1,14 +1,30 @@
 """What is checked before a run makes or fetches anything."""
 
+import inspect
 import sys
 
 import torch
+from lightning.pytorch import Trainer
 
 from mnist_cnn import machine
 from mnist_cnn.config import Config
 from mnist_cnn.data.download import mirror_address
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, did_you_mean
 from mnist_cnn.run_folder import check_run_dir
+
+
+def check_trainer_arguments(config: Config) -> None:
+    """Raise ConfigError for a further argument that Lightning's Trainer does not take, or that a run decides itself."""
+    ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
+    ours |= {"enable_progress_bar", "enable_model_summary"}
+    # Every epoch ends with a validation and a checkpoint.
+    clashing = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
+    clashing |= {"check_val_every_n_epoch", "val_check_interval"}
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"} - ours - clashing
+    for key in config.trainer.extra:
+        if key not in known:
+            near = did_you_mean(key, known)
+            raise ConfigError(f"trainer.{key}: Lightning's Trainer takes no such argument here.{near}")
 
 
 def check_machine(config: Config) -> None:
