@@ -17,7 +17,7 @@ def train(composed: DictConfig) -> float | None:
     from lightning.pytorch.utilities import rank_zero_only
 
     from mnist_cnn.data.datamodule import MNISTDataModule
-    from mnist_cnn.data.datasets import CLASSES, input_shape
+    from mnist_cnn.data.datasets import class_count, image_shape
     from mnist_cnn.network.build import build_network
     from mnist_cnn.run_folder import make_run_dir
     from mnist_cnn.training.trainer import build_trainer, check, classifier, finish, fit, origin
@@ -25,7 +25,8 @@ def train(composed: DictConfig) -> float | None:
     before = origin(config, composed)  # what model.from names
     check(config)
     seed_everything(config.seed, verbose=False)
-    network = before.network if before else build_network(config.model.layers, input_shape(config.data.name), CLASSES)
+    shape, classes = image_shape(config.data.name), class_count(config.data.name)
+    network = before.network if before else build_network(config.model.layers, shape, classes)
     rank_zero_only(print)(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
     data = MNISTDataModule(config.data, config.seed, before.preprocessing if before else None)

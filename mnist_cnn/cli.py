@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_cnn import __version__
-from mnist_cnn.config import DATASETS
-from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.data.sources import SOURCES
+from mnist_cnn.errors import ConfigError, DataError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best checkpoint)"
     )
     evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
-    evaluate.add_argument("--data", choices=DATASETS, metavar="NAME", help=f"another data set: {', '.join(DATASETS)}")
+    names = tuple(SOURCES)
+    evaluate.add_argument("--data", choices=names, metavar="NAME", help=f"another data set: {', '.join(names)}")
     evaluate.add_argument("--data-root", default="data", metavar="FOLDER", help="where the image files are kept (data)")
     evaluate.add_argument(
         "--mirror",
@@ -111,14 +112,24 @@ def _path(text: str) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from mnist_cnn.data.datasets import MissingFilesError
+    from mnist_cnn.data.download import mirror_address
     from mnist_cnn.inference import checkpoint
     from mnist_cnn.inference.evaluate import evaluate, images_for
 
     file = checkpoint.find(options.checkpoint)
     trained = checkpoint.load(file)
     name = options.data or trained.dataset
-    mirror = options.mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-    images = images_for(trained, options.split, name, options.data_root, mirror)
+    from_environment = os.environ.get("MNIST_MIRROR") if name == "mnist" else None
+    mirror = options.mirror or from_environment
+    if mirror:
+        mirror_address(mirror, "--mirror " if options.mirror else "MNIST_MIRROR=")
+    try:
+        images = images_for(trained, options.split, name, options.data_root, mirror)
+    except MissingFilesError as error:
+        way_out = "name a folder or web address that has them: --mirror ADDRESS"
+        way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
+        raise DataError(f"{error}\n  - {way_out}") from None
     result = evaluate(trained, images, name, options.split)
     if options.json:
         print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.to_dict()}))

@@ -15,8 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 
-DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist_digits", "cifar10", "digits")
-
 
 @dataclass
 class ModelConfig:
@@ -44,7 +42,9 @@ class DataConfig:
     normalize: str
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name, "auto", *DATASETS)
+        from mnist_cnn.data.sources import SOURCES  # here, for nothing of ours is imported by this module
+
+        _one_of("data.name", self.name, "auto", *SOURCES)
         _one_of("data.split", self.split, "last", "random", "stratified")
         _one_of("data.normalize", self.normalize, "unit", "standard")
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "it must be at least 1")

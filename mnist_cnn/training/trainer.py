@@ -56,7 +56,7 @@ def check(config: Config) -> None:
             file=sys.stderr,
         )
     if config.data.mirror:
-        mirror_address(config.data.mirror)
+        mirror_address(config.data.mirror, "data.mirror=")
     check_run_dir(config)
     if config.resume:
         _check_resumed(config)
