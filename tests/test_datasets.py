@@ -166,12 +166,12 @@ def test_what_a_killed_process_left_of_a_download_is_overwritten(fake_mnist: Fak
 def test_a_mirror_that_sends_byte_after_byte_is_given_up_in_time(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "STALLED", 0.5)
+    monkeypatch.setattr(download, "STALLED", 1.0)
     server.drips = True  # 2,000 bytes a second: 76 s for the first file
     start = time.monotonic()
     with pytest.raises(DataError, match="too slow"):
         fetch(server.address)
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 10
     assert list(RAW.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,16 @@ class Source:
 
     def find(self, root: Path) -> list[Path | None]:
         """The path of each file in the folder of all data sets; None where it is missing or damaged."""
-        return [self._find(root / self.folder, index) for index in range(len(self.files))]
+        found: list[Path | None] = []
+        for (name, md5), unpacked_md5 in zip_longest(self.files, self.unpacked_md5):
+            file = root / self.folder / name
+            versions = {file.with_name(name.removesuffix(".gz")): unpacked_md5, file: md5}
+            found.append(next((path for path, wanted in versions.items() if wanted and md5_of(path) == wanted), None))
+        return found
 
     def missing(self, root: Path) -> list[tuple[str, str]]:
         """Name and MD5 of each file that is missing or damaged."""
         return [file for file, path in zip(self.files, self.find(root), strict=True) if path is None]
-
-    def _find(self, folder: Path, index: int) -> Path | None:
-        name, md5 = self.files[index]
-        if md5_of(folder / name) == md5:
-            return folder / name
-        unpacked = folder / name.removesuffix(".gz")
-        return unpacked if self.unpacked_md5 and md5_of(unpacked) == self.unpacked_md5[index] else None
 
 
 def read_idx(data: bytes) -> Array:
@@ -92,7 +91,7 @@ def _read_emnist_digits(files: list[Path]) -> Arrays:
 
 
 def _read_cifar10(files: list[Path]) -> Arrays:
-    # Read in one pass: going back in a compressed archive means to unpack it again.
+    # Read in one pass: going back in a compressed archive means unpacking it again.
     with tarfile.open(files[0], "r|gz") as archive:
         contents = {member.name: part.read() for member in archive if (part := archive.extractfile(member))}
 
@@ -168,7 +167,7 @@ def _cifar10() -> Source:
     )
 
 
-# Every data set by its name. To add one, add an entry. Each is a function, called when the source is needed.
+# Every data set by its name; to add one, add an entry. The values are functions because torchvision is slow to import.
 SOURCES: dict[str, Callable[[], Source]] = {
     "mnist": _mnist,
     "fashion_mnist": lambda: _like_mnist("FashionMNIST"),
