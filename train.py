@@ -19,14 +19,14 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.data.datamodule import MNISTDataModule
     from mnist_cnn.network.build import build_network
     from mnist_cnn.run_folder import is_first_process, make_run_dir
-    from mnist_cnn.training.checks import check_machine, check_trainer_arguments
+    from mnist_cnn.training.checks import check_machine, check_settings
     from mnist_cnn.training.optimizers import check_optimizer
     from mnist_cnn.training.pretrained import load_pretrained, with_network_of
     from mnist_cnn.training.results import evaluate_and_report
     from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
+    check_settings(config)
     check_machine(config)
-    check_trainer_arguments(config)
     seed_everything(config.seed, verbose=False)
     pretrained = load_pretrained(config)  # of model.init_from, or of the run that is resumed
     config = with_network_of(config, pretrained)

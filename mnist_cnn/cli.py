@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mnist_cnn import __version__
-from mnist_cnn.config import DATASETS
-from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.data.sources import SOURCES
+from mnist_cnn.errors import ConfigError, DataError, UserError
 
 # What `mnist-cnn --help` lists.
 _COMMANDS = """\
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_checkpoint(evaluate)
     evaluate.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
-    evaluate.add_argument("--data", choices=DATASETS, metavar="NAME", help=f"another data set: {', '.join(DATASETS)}")
+    evaluate.add_argument("--data", choices=tuple(SOURCES), metavar="NAME", help=f"one of {', '.join(SOURCES)}")
     evaluate.add_argument("--data-root", default="data", metavar="FOLDER", help="the folder of the image files (data)")
     evaluate.add_argument(
         "--mirror",
@@ -145,13 +145,19 @@ def _path(text: str) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from mnist_cnn.data.datasets import MissingFilesError
     from mnist_cnn.inference import checkpoint
     from mnist_cnn.inference.evaluate import evaluate, images_for
 
     file = checkpoint.find(options.checkpoint)
     trained = checkpoint.load(file)
     name = options.data or trained.dataset
-    images = images_for(trained, options.split, name, options.data_root, _mirror(options.mirror, name))
+    try:
+        images = images_for(trained, options.split, name, options.data_root, _mirror(options.mirror, name))
+    except MissingFilesError as error:
+        way_out = "name a folder or web address that has them: --mirror ADDRESS"
+        way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
+        raise DataError(f"{error}\n  - {way_out}") from None
     result = evaluate(trained, images, name, options.split)
     if options.json:
         print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.to_dict()}))
@@ -167,12 +173,7 @@ def _mirror(option: str | None, dataset: str) -> str | None:
     mirror, given_as = option, "--mirror "
     if not mirror and dataset == "mnist":
         mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
-    if not mirror:
-        return None
-    try:
-        return mirror_address(mirror)
-    except ConfigError as error:
-        raise ConfigError(f"{given_as}{error}") from error
+    return mirror_address(mirror, given_as) if mirror else None
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -16,8 +16,6 @@ from omegaconf.errors import ConfigIndexError, ConfigKeyError, OmegaConfBaseExce
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 
-DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "emnist_digits", "cifar10", "digits")
-
 # Stands for the run's folder in paths of callbacks and loggers, until there is one.
 RUN_DIR = "${run_dir}"
 
@@ -48,9 +46,8 @@ class DataConfig:
     normalize: str
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name, "auto", *DATASETS)
-        _one_of("data.split", self.split, "last", "random", "stratified")
-        _one_of("data.normalize", self.normalize, "unit", "standard")
+        require_one_of("data.split", self.split, "last", "random", "stratified")
+        require_one_of("data.normalize", self.normalize, "unit", "standard")
         for key in ("batch_size", "eval_batch_size"):
             size = getattr(self, key)
             _require(1 <= size <= 2**24, f"data.{key}", size, f"it must be at least 1 and at most {2**24:,}")
@@ -73,9 +70,9 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_epochs >= 1, "trainer.max_epochs", self.max_epochs, "it must be at least 1")
-        _one_of("trainer.accelerator", self.accelerator, "auto", "cpu", "gpu", "cuda", "mps")
-        _one_of("trainer.strategy", self.strategy, "auto", "ddp")
-        _one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
+        require_one_of("trainer.accelerator", self.accelerator, "auto", "cpu", "gpu", "cuda", "mps")
+        require_one_of("trainer.strategy", self.strategy, "auto", "ddp")
+        require_one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
         limit = self.extra.get("limit_train_batches", 1)
         _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
 
@@ -206,7 +203,8 @@ def nearest_key(key: str, known: list[str]) -> str:
     return f" Did you mean {leaves[near[0]]}?" if near else ""
 
 
-def _one_of(key: str, value: str, *known: str) -> None:
+def require_one_of(key: str, value: str, *known: str) -> None:
+    """Raise ConfigError, with the nearest known value, if the value is none of those known."""
     if value not in known:
         raise ConfigError(f"{key}={value}: not one of {', '.join(known)}.{did_you_mean(value, known)}")
 

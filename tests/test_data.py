@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch.utils.data import BatchSampler
 from mnist_cnn.data.datamodule import Batches, MNISTDataModule
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.split import split_indices
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, DataError
 from tests.conftest import FakeMnist, configured
 
 LABELS = torch.arange(1000) % 7
@@ -46,8 +48,13 @@ def test_a_stratified_split_keeps_every_class_in_proportion() -> None:
 
 @pytest.mark.parametrize(("fraction", "how"), [(0.9999, "last"), (0.001, "stratified")])
 def test_a_split_that_leaves_nothing_is_refused(fraction: float, how: str) -> None:
-    with pytest.raises(ConfigError, match=r"data\."):
+    with pytest.raises(ValueError, match=rf"^{fraction}: .*of 1000 images"):
         split_indices(LABELS, fraction, how, 0)
+
+
+def test_the_data_module_names_the_setting_of_a_split_that_leaves_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.val_fraction=0\.9999: of 1437 images it leaves 0 for training\.$"):
+        module("data.val_fraction=0.9999")
 
 
 def test_an_epoch_has_every_image_once_and_its_order_follows_from_seed_and_epoch() -> None:
@@ -76,6 +83,16 @@ def test_processes_share_evaluation_without_losing_or_doubling_an_image(
     assert sorted(seen) == sorted(data.test.images.flatten(1).double().tolist())
 
 
+def test_gathering_several_batches_at_once_keeps_their_order() -> None:
+    single, several = module("data.batch_size=32"), module("data.batch_size=32")
+    several.batches_at_once = 7
+    loaders = single.train_dataloader(), several.train_dataloader()
+    sizes = [len(labels) for _, labels in loaders[1]]
+    assert sizes == [7 * 32] * 5 + [173]
+    one, other = (torch.cat([images for images, _ in loader]) for loader in loaders)
+    assert torch.equal(one, other)
+
+
 def test_processes_share_training_without_losing_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     data = module()
     seen = []
@@ -92,15 +109,16 @@ def test_batches_hold_the_images_that_the_sampler_names_in_its_order() -> None:
     assert len(batches) == 3
     found = list(batches)
     assert [labels.tolist() for _, labels in found] == [[49, 44, 39, 34], [29, 24, 19, 14], [9, 4]]
-    for pictures, labels in found:
-        assert pictures.dtype == torch.uint8
-        assert torch.equal(pictures, torch.stack([images.images[i] for i in labels.tolist()]))
+    for batch, labels in found:
+        assert batch.dtype == torch.uint8
+        assert torch.equal(batch, torch.stack([images.images[i] for i in labels.tolist()]))
 
 
 def test_pixels_become_zero_to_one_or_standard() -> None:
     unit, standard = module(), module("data.normalize=standard")
     images, _ = unit.on_after_batch_transfer((unit.train.images, unit.train.labels), 0)
-    assert (float(images.min()), float(images.max())) == (0.0, 1.0)
+    assert float(images.min()) == 0.0
+    assert float(images.max()) == 1.0
     assert images.dtype == torch.float32
     images, _ = standard.on_after_batch_transfer((standard.train.images, standard.train.labels), 0)
     assert float(images.mean()) == pytest.approx(0, abs=1e-4)
@@ -122,7 +140,7 @@ def test_setup_twice_changes_nothing() -> None:
     assert data.train.images is before
 
 
-def test_auto_takes_the_digits_loudly_where_mnist_can_not_be_had(
+def test_auto_takes_the_digits_loudly_where_mnist_is_not_available(
     fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = MNISTDataModule(configured("data=auto", "data.mirror=http://127.0.0.1:1/").data, 0)
@@ -130,14 +148,50 @@ def test_auto_takes_the_digits_loudly_where_mnist_can_not_be_had(
     data.prepare_data()  # Lightning calls it again
     data.setup()
     assert data.dataset_name == "digits"
+    assert data.is_fallback
     warning = capsys.readouterr().err
-    assert warning.count("MNIST COULD NOT BE HAD") == 1
+    assert warning.count("MNIST IS NOT AVAILABLE") == 1
+    assert "mnist is missing or damaged in data" in warning
     assert "data.mirror=" in warning
 
 
-def test_auto_takes_mnist_where_it_can_be_had(fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]) -> None:
+def test_auto_takes_mnist_where_it_is_available(fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]) -> None:
     data = MNISTDataModule(configured("data=auto", f"data.mirror={fake_mnist.mirror}").data, 0)
     data.prepare_data()
     data.setup()
     assert data.dataset_name == "mnist"
+    assert not data.is_fallback
     assert capsys.readouterr().err == ""
+
+
+def test_where_auto_was_the_digits_mnist_is_not_asked_for(
+    fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = MNISTDataModule(configured("data=auto", f"data.mirror={fake_mnist.mirror}").data, 0, dataset="digits")
+    data.prepare_data()
+    data.setup()
+    assert data.dataset_name == "digits"
+    assert data.is_fallback
+    assert not Path("data").exists()
+    assert capsys.readouterr().err == ""
+
+
+def test_where_auto_was_mnist_nothing_else_is_taken(fake_mnist: FakeMnist) -> None:
+    data = MNISTDataModule(configured("data=auto", "data.mirror=http://127.0.0.1:1/").data, 0, dataset="mnist")
+    with pytest.raises(DataError, match="mnist is missing"):
+        data.prepare_data()
+    with pytest.raises(DataError, match=r"^mnist: files in .* missing"):
+        data.setup()
+
+
+def test_a_data_set_that_was_asked_for_is_no_fallback() -> None:
+    assert not module().is_fallback
+
+
+def test_missing_files_are_answered_in_the_settings_of_train_py(fake_mnist: FakeMnist) -> None:
+    data = MNISTDataModule(configured("data=mnist", "data.mirror=http://127.0.0.1:1/").data, 0)
+    with pytest.raises(DataError) as refused:
+        data.prepare_data()
+    for part in ("data/MNIST/raw", "data.mirror=ADDRESS", "MNIST_MIRROR", "data=digits"):
+        assert part in str(refused.value)
+    assert "--mirror" not in str(refused.value)

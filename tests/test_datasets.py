@@ -1,7 +1,7 @@
 import contextlib
 import gzip
 import io
-import pickle
+import json
 import socket
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,50 +20,53 @@ import numpy as np
 import pytest
 import torch
 
+from mnist_cnn import cli
 from mnist_cnn.data import datasets, download, sources
-from mnist_cnn.data.images import ImageSet
+from mnist_cnn.data.datasets import Dataset, MissingFilesError
+from mnist_cnn.data.sources import SOURCES, Source
 from mnist_cnn.errors import ConfigError, DataError
-from tests.conftest import FakeMnist, idx
+from tests.conftest import FakeMnist, idx, train_command
 
 RAW = Path("data/MNIST/raw")
 
 
-def fetch(mirror: Path | str | None, name: str = "mnist") -> ImageSet:
+def fetch(mirror: Path | str | None, name: str = "mnist") -> Dataset:
     datasets.fetch(name, "data", str(mirror) if mirror else None)
     return datasets.load(name, "data")
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a dictionary of files; counts what is asked for, and can break off or lie."""
+    """Serves a dictionary of files and notes what is asked for; it can break off, drip and lie."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.asked = files, list[tuple[str, str | None]]()
+        self.files, self.asked = files, list[str]()
         self.break_off_at: int | None = None
+        self.content_length: str | None = None
+        self.drips = False
         self.address = f"http://127.0.0.1:{self.server_address[1]}/"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET, with ranges."""
-
     server: Server
 
     def do_GET(self) -> None:
-        name, wanted = self.path.strip("/"), self.headers.get("Range")
-        self.server.asked.append((name, wanted))
+        name = self.path.strip("/")
+        self.server.asked.append(name)
         if name not in self.server.files:
             self.send_error(404)
             return
         content = self.server.files[name]
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if start >= len(content):
-            self.send_error(416)
-            return
-        self.send_response(206 if wanted else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        self.send_response(200)
+        self.send_header("Content-Length", self.server.content_length or str(len(content)))
         self.end_headers()
         end, self.server.break_off_at = self.server.break_off_at, None
-        self.wfile.write(content[start:end])
+        with contextlib.suppress(OSError):  # the other side may have given up
+            for place in range(0, len(content), 100) if self.server.drips else ():
+                self.wfile.write(content[place : place + 100])
+                time.sleep(0.05)
+            if not self.server.drips:
+                self.wfile.write(content[:end])
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -107,7 +111,7 @@ def test_a_damaged_file_is_noticed_and_fetched_again(fake_mnist: FakeMnist, serv
     server.asked.clear()
     loaded = fetch(server.address)
     assert torch.equal(loaded.train.images[:, 0], torch.from_numpy(fake_mnist.train_images))
-    assert [name for name, _ in server.asked] == [file.name]
+    assert server.asked == [file.name]
 
 
 def test_unpacked_files_are_taken_where_they_are_undamaged(
@@ -118,8 +122,8 @@ def test_unpacked_files_are_taken_where_they_are_undamaged(
     for (name, _), content in zip(fake_mnist.files, contents, strict=True):
         (RAW / name.removesuffix(".gz")).write_bytes(content)
     known = tuple(md5(content).hexdigest() for content in contents)
-    source = sources.SOURCES["mnist"]()
-    monkeypatch.setitem(sources.SOURCES, "mnist", lambda: type(source)(**{**vars(source), "unpacked_md5": known}))
+    source = replace(SOURCES["mnist"](), unpacked_md5=known)
+    monkeypatch.setitem(SOURCES, "mnist", lambda: source)
     loaded = fetch(None)
     assert torch.equal(loaded.train.images[:, 0], torch.from_numpy(fake_mnist.train_images))
     (RAW / "train-images-idx3-ubyte").write_bytes(contents[0][:-1])
@@ -138,34 +142,52 @@ def test_a_mirror_without_the_right_file_is_passed_over(
     server.files["train-images-idx3-ubyte.gz"] = b"<html>Please log in</html>"
     del server.files["t10k-labels-idx1-ubyte.gz"]
     assert len(fetch(server.address).train) == 200
-    assert [name for name, _ in server.asked] == [name for name, _ in fake_mnist.files]
+    assert server.asked == [name for name, _ in fake_mnist.files]
 
 
-def test_a_broken_transfer_is_taken_up_where_it_ended(fake_mnist: FakeMnist, server: Server) -> None:
+def test_a_broken_transfer_leaves_nothing_behind_and_the_next_start_succeeds(
+    fake_mnist: FakeMnist, server: Server
+) -> None:
     server.break_off_at = 1000
     with pytest.raises(DataError, match="broke off after 1,000"):
         fetch(server.address)
-    assert [file.name for file in RAW.iterdir()] == ["train-images-idx3-ubyte.gz.part"]
-    server.asked.clear()
+    assert list(RAW.iterdir()) == []
     assert len(fetch(server.address).train) == 200
-    assert server.asked[0] == ("train-images-idx3-ubyte.gz", "bytes=1000-")
     assert sorted(file.name for file in RAW.iterdir()) == sorted(name for name, _ in fake_mnist.files)
 
 
-def test_a_transfer_that_was_complete_but_not_yet_in_place_is_put_there(server: Server) -> None:
-    RAW.mkdir(parents=True)
-    (RAW / "train-images-idx3-ubyte.gz.part").write_bytes(server.files["train-images-idx3-ubyte.gz"])
-    fetch(server.address)
-    assert sorted(name for name, _ in server.asked) == sorted(server.files.keys() - {"train-images-idx3-ubyte.gz"})
-
-
-def test_a_beginning_of_something_else_is_thrown_away(server: Server) -> None:
+def test_what_a_killed_process_left_of_a_download_is_overwritten(fake_mnist: FakeMnist, server: Server) -> None:
     RAW.mkdir(parents=True)
     (RAW / "train-images-idx3-ubyte.gz.part").write_bytes(b"x" * 10**6)
-    for _ in range(2):
-        with contextlib.suppress(DataError):
-            fetch(server.address)
     assert len(fetch(server.address).train) == 200
+    assert sorted(file.name for file in RAW.iterdir()) == sorted(name for name, _ in fake_mnist.files)
+
+
+def test_a_mirror_that_sends_byte_after_byte_is_given_up_in_time(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "STALLED", 1.0)
+    server.drips = True  # 2,000 bytes a second: 76 s for the first file
+    start = time.monotonic()
+    with pytest.raises(DataError, match="too slow"):
+        fetch(server.address)
+    assert time.monotonic() - start < 10
+    assert list(RAW.iterdir()) == []
+
+
+def test_a_content_length_that_is_no_number_is_one_line_of_that_mirror(server: Server) -> None:
+    server.content_length = "abc"
+    with pytest.raises(DataError, match="Content-Length") as refused:
+        fetch(server.address)
+    (line,) = [line for line in str(refused.value).splitlines() if "Content-Length" in line]
+    assert line.strip().startswith(f"{server.address}train-images-idx3-ubyte.gz: ")
+    assert "'abc'" in line
+
+
+def test_a_mirror_of_an_impossible_name_is_one_line_of_that_mirror(fake_mnist: FakeMnist) -> None:
+    for mirror in ("http://127.0.0.1:port", "http://exa mple.org", "http://127.0.0.1/ü", "http://" + "x" * 70):
+        with pytest.raises(MissingFilesError, match=r"Tried:\n +http"):
+            fetch(mirror)
 
 
 def test_the_size_of_a_download_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +196,17 @@ def test_the_size_of_a_download_is_bounded(server: Server, monkeypatch: pytest.M
         fetch(server.address)
 
 
-def test_where_mnist_can_not_be_had_one_message_says_everything(fake_mnist: FakeMnist) -> None:
-    with pytest.raises(DataError) as refused:
+def test_where_mnist_is_not_available_one_message_says_what_is_missing_and_what_was_tried(
+    fake_mnist: FakeMnist,
+) -> None:
+    with pytest.raises(MissingFilesError) as refused:
         fetch("http://127.0.0.1:1/")
     message = str(refused.value)
-    for part in ("http://127.0.0.1:1/train-images", "data/MNIST/raw", "data.mirror=", "MNIST_MIRROR", "data=digits"):
-        assert part in message
+    assert "http://127.0.0.1:1/train-images" in message
+    assert "put these files into data/MNIST/raw" in message
     assert all(name in message for name, _ in fake_mnist.files)
+    for setting in ("data.mirror", "--mirror", "data=digits"):  # a caller's words, which the caller adds
+        assert setting not in message
 
 
 def test_mirrors_that_never_answer_are_given_up_together_in_time(
@@ -200,10 +226,38 @@ def test_mirrors_that_never_answer_are_given_up_together_in_time(
     assert str(refused.value).count("no answer") == 4
 
 
-@pytest.mark.parametrize("mirror", ["ftp://example.org", "no/such/folder"])
-def test_a_mirror_that_is_no_address_is_refused(mirror: str) -> None:
-    with pytest.raises(ConfigError, match="mirror="):
+@pytest.mark.parametrize("mirror", ["ftp://example.org", "no/such/folder", "http://[::1"])
+def test_a_mirror_that_is_no_address_is_refused_in_the_callers_words(mirror: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         fetch(mirror)
+    assert str(refused.value).startswith(f"{mirror}: ")
+    with pytest.raises(ConfigError) as refused:
+        download.mirror_address(mirror, "--mirror ")
+    assert str(refused.value).startswith(f"--mirror {mirror}: ")
+
+
+def test_looking_whether_files_are_present_writes_nothing(fake_mnist: FakeMnist) -> None:
+    assert not datasets.is_present("mnist", "data")
+    assert not Path("data").exists()
+    fetch(fake_mnist.mirror)
+    assert datasets.is_present("mnist", "data")
+    (RAW / "t10k-labels-idx1-ubyte.gz").write_bytes(b"damaged")
+    before = sorted(Path("data").rglob("*"))
+    assert not datasets.is_present("mnist", "data")
+    assert sorted(Path("data").rglob("*")) == before
+    assert datasets.is_present("digits", "data")
+
+
+def test_shape_and_class_count_come_from_the_source() -> None:
+    assert datasets.image_shape("cifar10") == (3, 32, 32)
+    assert datasets.image_shape("auto") == (1, 28, 28)
+    for name in (*SOURCES, "auto"):
+        assert datasets.class_count(name) == 10
+
+
+def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(DataError, match=r"minst: no such data set\. Did you mean mnist\?"):
+        datasets.load("minst", "data")
 
 
 def test_a_data_folder_that_can_not_be_written_is_named() -> None:
@@ -227,7 +281,8 @@ def test_processes_that_start_at_once_on_an_empty_folder_all_get_whole_files(fak
 
 def test_the_bundled_digits_look_like_mnist_and_need_nothing() -> None:
     digits = fetch(None, "digits")
-    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert len(digits.train) == 1437
+    assert len(digits.test) == 360
     assert digits.train.images.shape[1:] == (1, 28, 28)
     assert digits.train.images.dtype == torch.uint8
     assert int(digits.train.images.max()) == 255
@@ -291,44 +346,119 @@ def test_emnist_digits_are_set_upright(tmp_path: Path, monkeypatch: pytest.Monke
     assert torch.equal(fetch(tmp_path, "emnist_digits").test.images, loaded.test.images)
 
 
-def test_cifar10_is_read_channel_first_and_its_files_are_checked(
+def test_cifar10_is_read_from_its_archive_and_nothing_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchvision.datasets import CIFAR10
-
-    pixels = np.random.default_rng(0).integers(0, 256, (10, 3072), np.uint8)
-    batch = pickle.dumps({"data": pixels, "labels": list(range(10))})
-    meta = pickle.dumps({"label_names": [f"kind {i}" for i in range(10)]})
-    files = {"data_batch_1": batch, "test_batch": batch, "batches.meta": meta}
-    with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+    records = np.random.default_rng(0).integers(0, 256, (60, 3073), np.uint8)
+    records[:, 0] = np.arange(60) % 10
+    names = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+    contents = {f"{name}.bin": records[10 * i : 10 * i + 10].tobytes() for i, name in enumerate(names)}
+    file = tmp_path / "cifar-10-binary.tar.gz"
+    with tarfile.open(file, "w:gz") as archive:
+        for name in ["test_batch.bin", "batches.meta.txt", *reversed(contents)]:  # in no particular order
+            content = contents.get(name, b"airplane")
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    sums = {name: md5(content).hexdigest() for name, content in files.items()}
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5((tmp_path / CIFAR10.filename).read_bytes()).hexdigest())
-    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", sums["data_batch_1"]]])
-    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
-    monkeypatch.setattr(
-        CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
-    )
+    source = replace(SOURCES["cifar10"](), files=[(file.name, md5(file.read_bytes()).hexdigest())])
+    monkeypatch.setitem(SOURCES, "cifar10", lambda: source)
     loaded = fetch(tmp_path, "cifar10")
-    assert torch.equal(loaded.train.images, torch.from_numpy(pixels).reshape(10, 3, 32, 32))
-    assert loaded.classes[3] == "kind 3"
-    assert datasets.input_shape("cifar10") == (3, 32, 32)
-    Path("data/cifar-10-batches-py/data_batch_1").write_bytes(batch[:-1])
-    with pytest.raises(DataError):
+    pixels = torch.from_numpy(records[:, 1:]).reshape(60, 3, 32, 32)
+    assert torch.equal(loaded.train.images, pixels[:50])
+    assert torch.equal(loaded.test.images, pixels[50:])
+    assert loaded.train.labels.tolist() == records[:50, 0].tolist()
+    assert loaded.classes[3] == "cat"
+    assert sorted(path.name for path in Path("data").iterdir()) == [".cifar10.lock", file.name]
+    Path("data", file.name).write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match="missing or damaged"):
         datasets.load("cifar10", "data")
 
 
 @pytest.mark.parametrize("name", ["emnist_digits", "cifar10"])
-def test_an_archive_that_can_not_be_had_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torchvision.datasets
-
-    dataset = torchvision.datasets.EMNIST if name == "emnist_digits" else torchvision.datasets.CIFAR10
-    monkeypatch.setattr(dataset, "url", "http://127.0.0.1:1/" + dataset.url.rpartition("/")[2])
-    with pytest.raises(DataError, match=r"put .*(zip|gz) into"):
+def test_an_archive_that_is_not_available_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = replace(SOURCES[name](), mirrors=["http://127.0.0.1:1/"])
+    monkeypatch.setitem(SOURCES, name, lambda: source)
+    with pytest.raises(DataError, match=r"put these files into .*\n +.*(zip|gz)$"):
         fetch(None, name)
+
+
+# Shown in the docs as it is here.
+STRIPES = """
+import numpy as np
+
+from mnist_cnn.data.sources import SOURCES, Source
+
+
+def read_stripes(files):
+    stripes = np.zeros((28, 28), np.uint8)
+    stripes[::4] = 255
+    labels = np.arange(300) % 2
+    images = np.stack([stripes, stripes.T])[labels]  # uint8 (N, H, W), or (N, C, H, W) in colour
+    return images[:200], labels[:200], images[200:], labels[200:]  # to train on, to test on
+
+
+SOURCES["stripes"] = lambda: Source(classes=("across", "down"), image_shape=(1, 28, 28), read=read_stripes)
+"""
+
+
+@pytest.fixture
+def stripes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES, "stripes", SOURCES["digits"])  # so that it is taken out again after the test
+    exec(STRIPES, {})
+
+
+def test_the_example_of_a_data_set_of_ones_own_is_loaded_trained_and_evaluated(
+    stripes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = fetch(None, "stripes")
+    assert loaded.classes == ("across", "down")
+    assert loaded.train.images.shape == (200, 1, 28, 28)
+    assert len(loaded.test) == 100
+    assert not Path("data").exists()
+    settings = ("data.name=stripes", "model=mlp", "model.layers.3.Dense.units=2", "trainer.max_epochs=2", "trainer=cpu")
+    outcome = train_command(*settings, "run_dir=run")
+    assert outcome.status == 0, outcome.err
+    assert cli.main(["evaluate", "run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["dataset"] == "stripes"
+    assert result["total"] == 100
+    assert result["accuracy"] == 1.0
+    assert [row["name"] for row in result["per_class"]] == ["across", "down"]
+
+
+def test_a_name_near_that_of_a_registered_data_set_is_answered_with_it(stripes: None) -> None:
+    outcome = train_command("data.name=stripe")
+    assert outcome.status == 2
+    assert "data.name=stripe" in outcome.err
+    assert "Did you mean stripes?" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (np.zeros((4, 28, 28), np.float32), np.arange(4) % 2, "images are float32"),
+        (np.zeros((4, 28, 28, 1), np.uint8), np.arange(4) % 2, r"not uint8 \(N, 1, 28, 28\)"),
+        (np.zeros((4, 28, 28), np.uint8), np.arange(3) % 2, r"labels \(3,\)"),
+        (np.zeros((4, 28, 28), np.uint8), np.arange(4), "labels are 0 … 3, with 2 classes"),
+        (np.zeros((4, 28, 28), np.uint8), np.arange(4) - 2, "labels are -2 … 1, with 2 classes"),
+    ],
+)
+def test_images_that_are_not_what_their_source_says_are_refused(
+    images: sources.Array, labels: sources.Array, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(("a", "b"), (1, 28, 28), lambda files: (images, labels, images, labels))
+    monkeypatch.setitem(SOURCES, "odd", lambda: source)
+    with pytest.raises(DataError, match=f"odd: .*{says}"):
+        datasets.load("odd", "data")
+
+
+def test_the_bundled_digits_and_the_list_of_names_do_not_wait_for_torchvision() -> None:
+    program = (
+        "import sys; from mnist_cnn.data.sources import SOURCES; assert 'torch' not in sys.modules\n"
+        "from mnist_cnn.data import datasets; datasets.fetch('digits', 'data'); datasets.load('digits', 'data')\n"
+        "datasets.image_shape('digits'); datasets.class_count('digits'); assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0\x08", b"PK\3\4....", b"\0\0\x08\x01\0\0\0\x09abc", b"\0\0\x08\xff"])

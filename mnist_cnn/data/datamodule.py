@@ -1,4 +1,7 @@
-"""How do images become batches? Fetched, cut into training and validation, gathered, and scaled on their device."""
+"""The data module: a data set as Lightning wants it, in batches of scaled images.
+
+It serves `train.py`, so its errors name the settings of that command line.
+"""
 
 import os
 import sys
@@ -7,13 +10,14 @@ from collections.abc import Iterator
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler, TensorDataset
+from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
 from mnist_cnn.config import DataConfig
 from mnist_cnn.data import datasets
-from mnist_cnn.data.images import Images, ImageSet, Preprocessing
+from mnist_cnn.data.datasets import Dataset, MissingFilesError
+from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.split import split_indices
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import ConfigError, DataError
 
 Batch = tuple[Tensor, Tensor]
 
@@ -24,126 +28,139 @@ _EPOCHS_PER_SEED = 100_003
 class MNISTDataModule(pl.LightningDataModule):
     """One data set as batches of float images (N, C, H, W) and classes (N,).
 
-    After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` what is done to a batch of them:
-    as given, or else as configured. Training batches come `batches_at_once` in one tensor, one after another.
+    After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` is what scales a batch of them:
+    the one given, or else the configured one. `dataset` is what `auto` stands for, where that is already decided.
+    A training batch is `batches_at_once` consecutive batches in one.
     """
 
     def __init__(
         self, config: DataConfig, seed: int, preprocessing: Preprocessing | None = None, dataset: str | None = None
     ) -> None:
         super().__init__()
-        self._given = preprocessing
-        from dataclasses import replace
-
-        self.config, self.seed = replace(config, name=dataset or config.name), seed
-        self._auto = config.name == "auto"
-        self.dataset: ImageSet | None = None
-        self._fetched = False
+        self.config, self.seed = config, seed
+        self.dataset: Dataset | None = None
         self.batches_at_once = 1
+        self._preprocessing = preprocessing
+        self._name = dataset or config.name
+        self._prepared = False
 
     @property
     def dataset_name(self) -> str:
-        """The data set that was really loaded, which `data=auto` leaves open until then."""
-        return self.dataset.name if self.dataset else self.config.name
+        """The name of the data set that was loaded, or before `setup` of the one that was asked for."""
+        return self.dataset.name if self.dataset else self._name
 
     @property
     def is_fallback(self) -> bool:
-        return self._auto and self.dataset_name != "mnist"
+        """Whether `auto` was asked for and MNIST was not available."""
+        return self.config.name == "auto" and self.dataset_name not in ("auto", "mnist")
 
     def prepare_data(self) -> None:
-        """Fetch the files, in the first process of each machine; DataError where they can't be had."""
-        if self._fetched or self.dataset is not None or os.environ.get("LOCAL_RANK", "0") != "0":
+        """Fetch the files, in the first process of each machine; DataError where they are not available."""
+        # train.py calls this in every process, and before Lightning does.
+        if self._prepared or os.environ.get("LOCAL_RANK", "0") != "0":
             return
-        self._fetched = True
-        if self.config.name != "auto":
-            datasets.fetch(self.config.name, self.config.root, self.config.mirror)
-            return
+        self._prepared = True
         try:
-            datasets.fetch("mnist", self.config.root, self.config.mirror)
+            datasets.fetch(self._name, self.config.root, self.config.mirror)
         except DataError as error:
-            print(_warning_of_digits(str(error)), file=sys.stderr)
+            why = str(error)
+            if isinstance(error, MissingFilesError):
+                why += _further_ways_out(self._name)
+            if self._name != "auto":
+                raise DataError(why) from None
+            print(_fallback_warning(why), file=sys.stderr)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read, cut and measure the images; the same every time, and done once."""
+        """Read, split and measure the images, once."""
         if self.dataset is not None:
             return
-        self.dataset = datasets.load(self.config.name, self.config.root)
+        self.dataset = datasets.load(self._name, self.config.root)
         full = self.dataset.train
-        train, val = split_indices(full.labels, self.config.val_fraction, self.config.split, self.seed)
-        self.train, self.val = full.subset(train), full.subset(val)
-        self.test = self.dataset.test
+        try:
+            train, val = split_indices(full.labels, self.config.val_fraction, self.config.split, self.seed)
+        except ValueError as error:
+            raise ConfigError(f"data.val_fraction={error}.") from error
+        self.train, self.val, self.test = full.subset(train), full.subset(val), self.dataset.test
         standard = self.config.normalize == "standard"
-        own = Preprocessing.standard(self.train.images) if standard else Preprocessing()
-        self.preprocessing = self._given or own
+        configured = Preprocessing.standard(self.train.images) if standard else Preprocessing()
+        self.preprocessing = self._preprocessing or configured
 
     def train_dataloader(self) -> "Batches":
         """Every image once an epoch, in an order that follows from seed and epoch; the last batch is smaller."""
         world, rank = self._world()
         order: Sampler[int] = DistributedSampler(
-            TensorDataset(self.train.labels), world, rank, shuffle=True, seed=self.seed * _EPOCHS_PER_SEED
-        )
+            self.train,  # type: ignore[arg-type]  # only its length is used
+            world, rank, shuffle=True, seed=self.seed * _EPOCHS_PER_SEED,
+        )  # fmt: skip
         if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector
             order = SequentialSampler(self.train)  # the same few batches in every epoch
-        return self._batches(self.train, self.config.batch_size * self.batches_at_once, order)
+        return self._batches(self.train, order, self.config.batch_size * self.batches_at_once)
 
     def val_dataloader(self) -> "Batches":
-        """Every validation image once, over all processes together."""
         return self._evaluation_batches(self.val)
 
     def test_dataloader(self) -> "Batches":
-        """Every test image once, over all processes together."""
         return self._evaluation_batches(self.test)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Scale the images, where they are now."""
+        """Scale the images, on the device where they are now."""
         images, labels = batch
         return self.preprocessing(images), labels
 
     def _evaluation_batches(self, images: Images) -> "Batches":
         world, rank = self._world()
-        # No DistributedSampler here: it would repeat images to make all processes' shares equal.
-        return self._batches(images, self.config.eval_batch_size, range(rank, len(images), world))
+        # No DistributedSampler here: it would repeat images to make the processes' shares equal.
+        return self._batches(images, range(rank, len(images), world), self.config.eval_batch_size)
 
-    def _batches(self, images: Images, batch_size: int, order: Sampler[int] | range) -> "Batches":
+    def _batches(self, images: Images, order: Sampler[int] | range, size: int) -> "Batches":
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return Batches(images, BatchSampler(order, batch_size, drop_last=False), device)
+        return Batches(images, BatchSampler(order, size, drop_last=False), device)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
 class Batches:
-    """uint8 images and their classes in batches on `device`, those of a sampler, as DataLoader would make them.
+    """The batches of a sampler, uint8 images and their classes on `device`, each gathered from the images in one step.
 
-    Each batch is one gather, where the images lie: on the device itself if they fit into half of its free memory, or
-    else in the memory of the host, from which batches are sent without waiting.
+    The images are kept on the device if they fit into half of its free memory, or else in the memory of the host, from
+    which batches are sent without waiting.
     """
 
     def __init__(self, images: Images, batch_sampler: BatchSampler, device: torch.device) -> None:
         self.images = images.to(device) if _fits(images, device) else images
-        self.batch_sampler = batch_sampler  # the name under which Lightning looks for it, to tell it the epoch
+        self.batch_sampler = batch_sampler  # Lightning tells the sampler of an attribute of this name the epoch
         self.device = device
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        source = self.images.images.device
-        order = torch.tensor(list(self.batch_sampler.sampler)).to(source)
-        for chosen in torch.split(order, self.batch_sampler.batch_size):
-            images, labels = (part.index_select(0, chosen) for part in (self.images.images, self.images.labels))
-            if source != self.device:
-                images, labels = (part.pin_memory().to(self.device, non_blocking=True) for part in (images, labels))
-            yield images, labels
+        images, labels = self.images.images, self.images.labels
+        for chosen in self.batch_sampler:
+            indices = torch.tensor(chosen).to(images.device, non_blocking=True)
+            batch = images.index_select(0, indices), labels.index_select(0, indices)
+            yield batch if images.device == self.device else (self._sent(batch[0]), self._sent(batch[1]))
+
+    def _sent(self, part: Tensor) -> Tensor:
+        return part.pin_memory().to(self.device, non_blocking=True)
 
 
 def _fits(images: Images, device: torch.device) -> bool:
     return device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def _warning_of_digits(why: str) -> str:
+def _further_ways_out(name: str) -> str:
+    from_environment = ", or MNIST_MIRROR=ADDRESS in the environment" if name in ("auto", "mnist") else ""
+    return (
+        f"\n  - name a folder or web address that has them: data.mirror=ADDRESS{from_environment}"
+        "\n  - train on the bundled digits, which need no network: data=digits"
+    )
+
+
+def _fallback_warning(why: str) -> str:
     lines = [
-        "MNIST COULD NOT BE HAD. This run uses the bundled digits instead:",
+        "MNIST IS NOT AVAILABLE. This run uses the bundled digits instead:",
         "1,797 small images from scikit-learn. They are not MNIST, and no accuracy on them is one on MNIST.",
     ]
     bar = "!" * (max(map(len, lines)) + 6)

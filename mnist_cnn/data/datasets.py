@@ -1,64 +1,115 @@
-"""Which images are there? Every data set by its name: fetched, checked whenever it is read, and as tensors."""
+"""Data sets by name: fetch their files, and read them as tensors.
 
-import zlib
+The names are those of `sources.SOURCES`, and `auto`: MNIST, but where MNIST is not present, `load` takes the bundled
+digits instead, which have its shape and classes.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from filelock import FileLock
 
-from mnist_cnn.data.download import mirror_address
-from mnist_cnn.data.images import ImageSet
-from mnist_cnn.data.sources import SOURCES
-from mnist_cnn.errors import DataError
-
-# Every data set here has as many classes.
-CLASSES = 10
+from mnist_cnn.data.download import fetch_files, mirror_address
+from mnist_cnn.data.images import Images
+from mnist_cnn.data.sources import SOURCES, Array, Source
+from mnist_cnn.errors import DataError, did_you_mean
 
 
-def input_shape(name: str) -> tuple[int, int, int]:
-    """(C, H, W) of a data set's images, known without its files; `auto` is of MNIST's shape either way."""
-    return (3, 32, 32) if name == "cifar10" else (1, 28, 28)
+@dataclass(frozen=True)
+class Dataset:
+    """Named images in the official training and test parts."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+
+
+class MissingFilesError(DataError):
+    """Files are missing and can't be fetched. The message ends in a list of ways out, to which a caller may add."""
+
+
+def image_shape(name: str) -> tuple[int, int, int]:
+    """(C, H, W) of a data set's images, known without its files."""
+    return _source(name).image_shape
+
+
+def class_count(name: str) -> int:
+    """The number of a data set's classes, known without its files."""
+    return len(_source(name).classes)
+
+
+def is_present(name: str, root: str | Path) -> bool:
+    """Whether every file of a data set is in `root`, undamaged. Nothing is written."""
+    return not _source(name).missing(Path(root).expanduser())
 
 
 def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
-    """Make sure that the files of a data set are in `root`, whole; DataError says what to do where they can't be had.
+    """Make sure that the files of a data set are in `root`, undamaged; `mirror` is tried before the source's own.
 
-    Any number of processes may call it at once. A folder that already has them is only read.
+    Any number of processes may call it at once. A folder that already has the files is only read. MissingFilesError
+    where they can't be fetched, DataError where they can't be written, ConfigError where `mirror` is no address.
     """
-    source, addresses = SOURCES[name](), [mirror_address(mirror)] if mirror else []
-    root = Path(root).expanduser()
-    if source.present(root):
+    name = "mnist" if name == "auto" else name
+    source, root = _source(name), Path(root).expanduser()
+    addresses = [*([mirror_address(mirror)] if mirror else []), *source.mirrors]
+    if not source.missing(root):
         return
     if root.exists() and not root.is_dir():
         raise DataError(f"data root {root}: it is a file, and should be a folder.")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
-            if not source.present(root):  # while waiting, another process may have brought them
-                source.fetch(root, addresses)
+            # Look again: while this process waited, another may have fetched them.
+            fetch_files(source.missing(root), root / source.folder, addresses)
     except DataError as error:
-        raise DataError(source.advice(root, str(error))) from None
+        raise MissingFilesError(_ways_out(name, source, root, str(error))) from None
     except OSError as error:
         raise DataError(f"data root {root}: {name} can't be written there: {error.strerror or error}.") from error
 
 
-def load(name: str, root: str | Path) -> ImageSet:
-    """Read a data set; DataError where its files are missing or damaged. `auto` is MNIST if present, else `digits`."""
+def load(name: str, root: str | Path) -> Dataset:
+    """Read a data set; DataError where its files are missing or damaged."""
     root = Path(root).expanduser()
     if name == "auto":
-        name = "mnist" if SOURCES["mnist"]().present(root) else "digits"
+        name = "mnist" if is_present("mnist", root) else "digits"
+    source = _source(name)
+    files = [file for file in source.find(root) if file]
+    if len(files) < len(source.files):
+        names = ", ".join(file for file, _ in source.missing(root))
+        raise DataError(f"{name}: files in {root / source.folder} are missing or damaged: {names}.")
     try:
-        return SOURCES[name]().load(root)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"{name}: its files in {root} are missing or damaged ({error}).") from error
+        train_images, train_labels, test_images, test_labels = source.read(files)
+        train, test = _images(source, train_images, train_labels), _images(source, test_images, test_labels)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: it can't be read: {error}.") from error
+    return Dataset(name, source.classes, train, test)
 
 
-def image_shape(name: str) -> tuple[int, int, int]:
-    return input_shape(name)
+def _source(name: str) -> Source:
+    name = "mnist" if name == "auto" else name
+    if name not in SOURCES:
+        raise DataError(f"{name}: no such data set.{did_you_mean(name, SOURCES)} There are: {', '.join(SOURCES)}.")
+    return SOURCES[name]()
 
 
-def class_count(name: str) -> int:
-    return CLASSES
+def _images(source: Source, images: Array, labels: Array) -> Images:
+    if images.ndim == 3:
+        images = images[:, np.newaxis]
+    if images.dtype != np.uint8 or images.shape != (len(labels), *source.image_shape) or labels.ndim != 1:
+        wanted = f"uint8 (N, {', '.join(map(str, source.image_shape))}) with labels (N,)"
+        raise ValueError(f"images are {images.dtype} {images.shape} with labels {labels.shape}, not {wanted}")
+    if not 0 <= labels.min() <= labels.max() < len(source.classes):
+        raise ValueError(f"labels are {labels.min()} … {labels.max()}, with {len(source.classes)} classes")
+    return Images(torch.from_numpy(np.array(images, order="C")), torch.from_numpy(labels.astype(np.int64)))
 
 
-def is_present(name: str, root: str | Path) -> bool:
-    return SOURCES["mnist" if name == "auto" else name]().present(Path(root))
+def _ways_out(name: str, source: Source, root: Path, tried: str) -> str:
+    names = "\n".join(f"      {file}" for file, _ in source.missing(root))
+    attempts = "\n".join(f"    {line}" for line in tried.splitlines())
+    return (
+        f"{name} is missing or damaged in {root}, and could not be downloaded. Tried:\n{attempts}\n"
+        f"  To go on, do one of these:\n  - put these files into {root / source.folder}:\n{names}"
+    )

@@ -1,4 +1,4 @@
-"""How does a file get here whole? From the first mirror that has it, checked against its MD5, or not at all."""
+"""Download files from a list of mirrors, each verified by its MD5 before it takes its place."""
 
 import hashlib
 import http.client
@@ -6,9 +6,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -19,49 +18,101 @@ from tqdm import tqdm
 
 from mnist_cnn.errors import ConfigError, DataError
 
-# Seconds that a call spends in all on mirrors that don't answer: a firewalled machine must not wait for long.
+# Seconds to wait in all for mirrors that don't answer: a machine behind a firewall must not wait for long.
 PATIENCE = 15.0
-# Seconds without a byte after which a mirror that did answer is given up.
+# A mirror that sends less than this many bytes in this many seconds is given up: EMNIST, the largest data set, takes a
+# day at that rate.
 STALLED = 10.0
-# No data set of ours is larger than EMNIST's 0.56 GB; what goes on longer is not the file.
+LEAST_BYTES = 2**16
+# EMNIST has 0.56 GB; whatever is longer than this is not one of our files.
 MAX_BYTES = 2**30
 _CHUNK = 2**18
 
 
-@dataclass
-class Mirrors:
-    """Base addresses in the order in which they are tried. One that does not answer is not asked again."""
+class _MirrorError(Exception):
+    """Why a mirror did not deliver a file; one that `may_have_others` is asked for the next file too."""
 
-    addresses: list[str]
-    patience: float = field(default_factory=lambda: PATIENCE)
+    def __init__(self, why: str, may_have_others: bool) -> None:
+        super().__init__(why)
+        self.may_have_others = may_have_others
 
-    def fetch(self, name: str, md5: str, folder: Path) -> None:
-        """Put `name` into `folder`. DataError with a line for each mirror where none has the right file.
 
-        What a broken transfer has brought stays in `name.part`, and the next call goes on from there.
-        """
+def fetch_files(files: Sequence[tuple[str, str]], folder: Path, addresses: Sequence[str]) -> None:
+    """Put each (name, MD5) into `folder`, from the first of these base addresses that has it.
+
+    DataError, with a line for each address, where none has it; OSError where `folder` can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mirrors = _Mirrors(addresses)
+    for name, md5 in files:
+        mirrors.fetch(name, md5, folder / name)
+
+
+def mirror_address(mirror: str, setting: str = "") -> str:
+    """The base address of a mirror given as http(s)://, file:// or a folder.
+
+    ConfigError where it is none of these; `setting` is what the user wrote in front of it, such as `--mirror `.
+    """
+    try:
+        scheme = urlsplit(mirror).scheme
+    except ValueError as error:
+        raise ConfigError(f"{setting}{mirror}: not an address ({error}).") from error
+    if scheme in ("http", "https", "file"):
+        return mirror.rstrip("/") + "/"
+    if "://" in mirror:
+        raise ConfigError(f"{setting}{mirror}: an address must begin with http://, https:// or file://.")
+    folder = Path(mirror).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"{setting}{mirror}: neither a folder nor an address (http://, https:// or file://).")
+    return folder.resolve().as_uri() + "/"
+
+
+def md5_of(file: Path) -> str | None:
+    """The MD5 of a file in hexadecimal, or None where it can't be read. It guards against damage, not malice."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError:
+        return None
+
+
+class _Mirrors:
+    """Base addresses in the order in which they are tried; one that does not answer is not asked again."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self.addresses, self.patience = list(addresses), PATIENCE
+
+    def fetch(self, name: str, md5: str, target: Path) -> None:
         failures = []
         for address in list(self.addresses):
-            url = address + name
             try:
-                _download(url, md5, folder / name, self._connect)
+                _save(self._transfer(address + name), md5, target)
                 return
-            except (OSError, http.client.HTTPException) as error:
-                failures.append(f"{url}: {getattr(error, 'reason', None) or error}")
-                if isinstance(error, HTTPError):
-                    error.close()
-                elif not isinstance(error, _WrongFileError):  # not even an answer
+            except _MirrorError as error:
+                failures.append(f"{address}{name}: {error}")
+                if not error.may_have_others:
                     self.addresses.remove(address)
         raise DataError("\n".join(failures))
 
-    def _connect(self, request: Request) -> Any:
-        """`urlopen`, given up when patience ends: its own timeout covers neither name look-up nor every address."""
+    def _transfer(self, url: str) -> Iterator[bytes]:
+        """The file in pieces, as they come; _MirrorError for whatever goes wrong on the way."""
+        try:
+            with closing(self._open(url)) as response:
+                yield from _pieces(response, url.rpartition("/")[2])
+        except HTTPError as error:
+            error.close()
+            raise _MirrorError(str(error), may_have_others=True) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that can't be one
+            raise _MirrorError(str(getattr(error, "reason", None) or error), may_have_others=False) from error
+
+    def _open(self, url: str) -> Any:
+        """`urlopen`, abandoned when patience ends: its own timeout bounds neither name look-up nor slow headers."""
         answer: queue.Queue[Any] = queue.Queue(1)
 
         def connect() -> None:
             try:
-                answer.put(urlopen(request, timeout=STALLED))
-            except Exception as error:  # handed to the caller below
+                answer.put(urlopen(Request(url, headers={"User-Agent": "mnist-cnn"}), timeout=STALLED))
+            except Exception as error:  # raised again below, where somebody waits for it
                 answer.put(error)
 
         start = time.monotonic()
@@ -76,74 +127,40 @@ class Mirrors:
         return response
 
 
-class _WrongFileError(OSError):
-    """The transfer worked, and brought something else."""
-
-
-def mirror_address(mirror: str) -> str:
-    """The base address of a mirror given as http(s)://, file:// or a folder. ConfigError where it is none."""
-    scheme = urlsplit(mirror).scheme
-    if scheme in ("http", "https", "file"):
-        return mirror.rstrip("/") + "/"
-    if "://" in mirror:
-        raise ConfigError(f"data.mirror={mirror}: an address must begin with http://, https:// or file://.")
-    folder = Path(mirror).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"data.mirror={mirror}: neither a folder nor an address (http://, https:// or file://).")
-    return folder.resolve().as_uri() + "/"
-
-
-def md5_of(file: Path) -> str | None:
-    """The MD5 of a file in hexadecimal, or None where it can't be read. It guards against damage, not malice."""
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    except OSError:
-        return None
-
-
-def _download(url: str, md5: str, target: Path, connect: Any) -> None:
-    part = target.with_name(target.name + ".part")
-    if md5_of(part) == md5:  # all had come, and then the power failed
-        os.replace(part, target)
-        return
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "mnist-cnn"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = connect(Request(url, headers=headers))
-    except HTTPError as error:
-        if error.code == 416:  # no such range: what we have is not a beginning of it
-            part.unlink()
-        raise
-    with closing(answer) as response:
-        resumed = getattr(response, "status", None) == 206
-        have = have if resumed else 0
-        _copy(response, part, have)
-    if md5_of(part) != md5:
-        part.unlink()
-        raise _WrongFileError("what came is not the file (its MD5 differs)")
-    os.replace(part, target)
-
-
-def _copy(response: Any, part: Path, have: int) -> None:
+def _pieces(response: Any, name: str) -> Iterator[bytes]:
     length = response.headers.get("Content-Length")
-    expected = have + int(length) if length else None
-    bar = tqdm(total=expected, initial=have, desc=part.stem, unit="B", unit_scale=True, leave=False, disable=None)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    with bar, part.open("ab" if have else "wb") as file:
-        while chunk := response.read(_CHUNK):
-            have += len(chunk)
+    try:
+        expected = int(length) if length else None
+    except ValueError:
+        raise OSError(f"its answer has the impossible Content-Length {length[:20]!r}") from None
+    have, wanted, deadline = 0, LEAST_BYTES, time.monotonic() + STALLED
+    with tqdm(total=expected, desc=name, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        while piece := response.read1(_CHUNK):  # read1 returns what has come, read would wait for a whole chunk
+            have += len(piece)
             if have > MAX_BYTES:
-                raise _WrongFileError(f"more than {MAX_BYTES:,} bytes came")
-            file.write(chunk)
-            bar.update(len(chunk))
+                raise OSError(f"more than {MAX_BYTES:,} bytes came")
+            if have >= wanted:
+                wanted, deadline = have + LEAST_BYTES, time.monotonic() + STALLED
+            elif time.monotonic() > deadline:
+                raise OSError(f"too slow: {have:,} bytes came before it was given up")
+            yield piece
+            bar.update(len(piece))
     if expected is not None and have < expected:
         raise OSError(f"broke off after {have:,} of {expected:,} bytes")
 
 
-def fetch_all(files: Sequence[tuple[str, str]], folder: Path, addresses: Sequence[str]) -> None:
-    """Put every (name, MD5) into `folder` from the mirrors at these addresses; those that are right already stay."""
-    mirrors = Mirrors(list(addresses))
-    for name, md5 in files:
-        if md5_of(folder / name) != md5:
-            mirrors.fetch(name, md5, folder)
+def _save(pieces: Iterator[bytes], md5: str, target: Path) -> None:
+    """Write `target` whole or not at all."""
+    part, digest = target.with_name(target.name + ".part"), hashlib.md5(usedforsecurity=False)
+    try:
+        with part.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+                digest.update(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() != md5:
+            raise _MirrorError("what came is not the file (its MD5 differs)", may_have_others=True)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What is an image here, and what does a network see of it?"""
+"""Images as a network is trained on them: tensors of bytes with their classes, and how they are scaled for it."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,32 +19,21 @@ class Images:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> "Images":
-        """Those of these indices, in rising order: a part of the same memory where they follow one another."""
+        """The images at these rising indices; where they are consecutive, a view of the same memory."""
         first, last = int(indices[0]), int(indices[-1])
         part = slice(first, last + 1) if last - first == len(indices) - 1 else indices
         return Images(self.images[part], self.labels[part])
 
     def to(self, device: torch.device) -> "Images":
-        """The same on another device."""
         return Images(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """A data set with its official cut into training and test images."""
-
-    name: str
-    classes: tuple[str, ...]
-    train: Images
-    test: Images
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """(pixel / scale − mean) / std, per channel. The default gives pixels in [0, 1].
 
-    With a `size`, images of another height and width are brought to it first: padded with the background (0) to a size
-    a little larger, as LeNet's 32×32, and otherwise resampled.
+    With a `size`, images of another height and width are first brought to it: padded with the background (0) where it
+    is a little larger, as LeNet's 32×32 is, and resampled otherwise.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -54,13 +43,13 @@ class Preprocessing:
 
     @classmethod
     def standard(cls, images: Tensor) -> "Preprocessing":
-        """Zero mean and unit variance on these images, uint8 (N, C, H, W)."""
+        """The one that gives these images, uint8 (N, C, H, W), zero mean and unit variance in each channel."""
         std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
         return cls(tuple(map(float, mean)), tuple(map(float, std)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Read what `values` wrote; ValueError, TypeError or KeyError where it can't be that."""
+        """Read what `to_dict` wrote; ValueError, TypeError or KeyError where `values` is not that."""
         mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
         scale, size = float(values.get("scale", 255.0)), values.get("size")
         if len(mean) != len(std) or not all(std) or not scale:
@@ -71,11 +60,11 @@ class Preprocessing:
         return cls(mean, std, scale, size)
 
     def to_dict(self) -> dict[str, Any]:
-        """As primitives, for a checkpoint."""
+        """As lists and numbers, for a checkpoint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def formula(self) -> str:
-        """`x / 255`, or `(x / 255 − 0.1307) / 0.3081`, with a number for each channel."""
+        """`x / 255`, or `(x / 255 − 0.1307) / 0.3081`, with a number for each channel, to be printed."""
         scaled = "x" if self.scale == 1 else f"x / {self.scale:g}"
         if not any(self.mean) and all(std == 1 for std in self.std):
             return scaled
@@ -83,7 +72,7 @@ class Preprocessing:
         return f"({scaled} - {mean}) / {std}"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Turn uint8 (N, C, H, W) with values 0 … 255 into float32 of the same device, and shape but for `size`."""
+        """Scale images (N, C, H, W) with values 0 … 255; the result is float32, on the same device."""
         scaled = images.to(torch.float32)
         if self.size is not None and self.size != tuple(images.shape[2:]):
             scaled = _fit(scaled, self.size)

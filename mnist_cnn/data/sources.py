@@ -1,217 +1,60 @@
-"""Where does each data set come from, and how are its files read?
+"""The source of each data set: which files it has, where they are fetched, and how they are read.
 
-File names, folders, mirrors and checksums are torchvision's, and so files that torchvision has fetched are used.
+File names, folders, mirrors, checksums and class names are torchvision's, so files that torchvision fetched are used.
 """
 
 import gzip
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from mnist_cnn.data.download import fetch_all, md5_of
-from mnist_cnn.data.images import Images, ImageSet
+from mnist_cnn.data.download import md5_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+# Training images, training labels, test images, test labels. Images are uint8 (N, C, H, W), or (N, H, W) where they are
+# grey; labels are integers (N,) that count the classes from 0.
+Arrays = tuple[Array, Array, Array, Array]
 
 DIGITS = tuple("0123456789")
 
-_NAME_A_MIRROR = "name a folder or web address that has them: data.mirror=ADDRESS (mnist-cnn: --mirror ADDRESS)"
-_TAKE_DIGITS = "train on the bundled digits, which need no network: data=digits"
-
-
-class Source(Protocol):
-    """How one data set is found, fetched and read. `root` is the folder of all data sets."""
-
-    def present(self, root: Path) -> bool:
-        """Whether every file is there and undamaged."""
-
-    def fetch(self, root: Path, addresses: list[str]) -> None:
-        """Bring what is missing, from the given addresses first; DataError lists what was tried."""
-
-    def load(self, root: Path) -> ImageSet:
-        """Read it all; OSError, EOFError, ValueError or zlib.error where that can't be."""
-
-    def advice(self, root: Path, tried: str) -> str:
-        """What to tell a user for whom the data set can't be had."""
-
 
 @dataclass(frozen=True)
-class _IdxFiles:
-    """MNIST and its relatives: training images and labels, test images and labels, each a gzipped IDX file.
+class Source:
+    """The files of one data set and how they are read; one without files makes its images, or has them in memory.
 
-    The format is described at http://yann.lecun.com/exdb/mnist/. Unpacked files are taken too where their MD5 is known.
+    `read` is given the paths of `files` in their order, verified, and raises ValueError where it can't read them.
     """
 
-    name: str
     classes: tuple[str, ...]
-    folder: str
-    files: list[tuple[str, str]]  # in the order above, with MD5
-    mirrors: list[str]
-    unpacked_md5: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int]  # (C, H, W)
+    read: Callable[[list[Path]], Arrays]
+    files: Sequence[tuple[str, str]] = ()  # names with MD5
+    folder: str = "."  # of the files, in the folder of all data sets
+    mirrors: Sequence[str] = ()  # base addresses that end in /
+    unpacked_md5: Sequence[str] = ()  # of the same files without .gz, where those are accepted too
 
-    def present(self, root: Path) -> bool:
-        return all(self._found(root / self.folder, index) for index in range(4))
+    def find(self, root: Path) -> list[Path | None]:
+        """The path of each file in the folder of all data sets; None where it is missing or damaged."""
+        found: list[Path | None] = []
+        for (name, md5), unpacked_md5 in zip_longest(self.files, self.unpacked_md5):
+            file = root / self.folder / name
+            versions = {file.with_name(name.removesuffix(".gz")): unpacked_md5, file: md5}
+            found.append(next((path for path, wanted in versions.items() if wanted and md5_of(path) == wanted), None))
+        return found
 
-    def fetch(self, root: Path, addresses: list[str]) -> None:
-        missing = [file for index, file in enumerate(self.files) if not self._found(root / self.folder, index)]
-        fetch_all(missing, root / self.folder, addresses + self.mirrors)
-
-    def load(self, root: Path) -> ImageSet:
-        train_images, train_labels, test_images, test_labels = (
-            read_idx(self._read(root / self.folder, index)) for index in range(4)
-        )
-        train, test = _grey(train_images, train_labels), _grey(test_images, test_labels)
-        return ImageSet(self.name, self.classes, train, test)
-
-    def advice(self, root: Path, tried: str) -> str:
-        missing = [name for index, (name, _) in enumerate(self.files) if not self._found(root / self.folder, index)]
-        names = "\n".join(f"      {name}" for name in missing)
-        return (
-            f"{self.name} is missing or damaged in {root}, and could not be downloaded. Tried:\n{_indented(tried)}\n"
-            f"  To go on, do one of these:\n"
-            f"  - put these files into {root / self.folder}:\n{names}\n"
-            f"  - {_NAME_A_MIRROR}"
-            + (", or MNIST_MIRROR in the environment\n" if self.name == "mnist" else "\n")
-            + f"  - {_TAKE_DIGITS}"
-        )
-
-    def _found(self, folder: Path, index: int) -> Path | None:
-        """The undamaged file, packed or unpacked, or None."""
-        name, md5 = self.files[index]
-        packed, unpacked = folder / name, folder / name.removesuffix(".gz")
-        if md5_of(packed) == md5:
-            return packed
-        if self.unpacked_md5 and md5_of(unpacked) == self.unpacked_md5[index]:
-            return unpacked
-        return None
-
-    def _read(self, folder: Path, index: int) -> bytes:
-        file = self._found(folder, index)
-        if file is None:
-            raise FileNotFoundError(f"{self.files[index][0]} is not there or damaged")
-        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    def missing(self, root: Path) -> list[tuple[str, str]]:
+        """Name and MD5 of each file that is missing or damaged."""
+        return [file for file, path in zip(self.files, self.find(root), strict=True) if path is None]
 
 
-@dataclass(frozen=True)
-class _EmnistDigits:
-    """The `digits` part of EMNIST, read out of its one large archive. Its images lie on their side and are set upright.
-
-    The archive's MD5 is checked when it comes; later on, the checksums that it holds of the four files that are read.
-    """
-
-    url: str
-    md5: str
-
-    def present(self, root: Path) -> bool:
-        try:
-            with zipfile.ZipFile(self._archive(root)) as archive:
-                return all(archive.read(member) for member in self._members())
-        except (OSError, zipfile.BadZipFile, zlib.error, KeyError):
-            return False
-
-    def fetch(self, root: Path, addresses: list[str]) -> None:
-        base, _, name = self.url.rpartition("/")
-        fetch_all([(name, self.md5)], self._archive(root).parent, [*addresses, base + "/"])
-
-    def load(self, root: Path) -> ImageSet:
-        try:
-            with zipfile.ZipFile(self._archive(root)) as archive:
-                train_images, train_labels, test_images, test_labels = (
-                    read_idx(gzip.decompress(archive.read(member))) for member in self._members()
-                )
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{self._archive(root).name}: {error}") from error
-        train, test = (
-            _grey(images.transpose(0, 2, 1), labels)
-            for images, labels in ((train_images, train_labels), (test_images, test_labels))
-        )
-        return ImageSet("emnist_digits", DIGITS, train, test)
-
-    def advice(self, root: Path, tried: str) -> str:
-        return _one_archive_advice("emnist_digits", root, self._archive(root), tried)
-
-    def _archive(self, root: Path) -> Path:
-        return root / "EMNIST" / "raw" / self.url.rpartition("/")[2]
-
-    def _members(self) -> list[str]:
-        return [
-            f"gzip/emnist-digits-{part}-ubyte.gz"
-            for part in ("train-images-idx3", "train-labels-idx1", "test-images-idx3", "test-labels-idx1")
-        ]
-
-
-class _Cifar10:
-    """CIFAR-10 by torchvision's own class, which checks the MD5 of every unpacked file before it reads it."""
-
-    def present(self, root: Path) -> bool:
-        try:
-            return bool(self._part(root, train=True) and self._part(root, train=False))
-        except RuntimeError:
-            return False
-
-    def fetch(self, root: Path, addresses: list[str]) -> None:
-        dataset = _torchvision("CIFAR10")
-        base, _, name = dataset.url.rpartition("/")
-        fetch_all([(name, dataset.tgz_md5)], root, [*addresses, base + "/"])
-        with tarfile.open(root / name) as archive:
-            archive.extractall(root, filter="data")  # nothing outside, no links, no devices
-
-    def load(self, root: Path) -> ImageSet:
-        try:
-            parts = [self._part(root, train) for train in (True, False)]
-        except RuntimeError as error:
-            raise ValueError(str(error)) from error
-        train, test = (
-            Images(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
-            for part in parts
-        )
-        return ImageSet("cifar10", tuple(parts[0].classes), train, test)
-
-    def advice(self, root: Path, tried: str) -> str:
-        return _one_archive_advice("cifar10", root, root / _torchvision("CIFAR10").filename, tried)
-
-    def _part(self, root: Path, train: bool) -> Any:
-        return _torchvision("CIFAR10")(root, train=train)
-
-
-class _BundledDigits:
-    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998), the last 360 of them for testing.
-
-    They stand in writers' order, so the test digits are by other hands. 8×8 pixels of 0 … 16 become a 20×20 digit in
-    the middle of 28×28 pixels of 0 … 255, as MNIST's digits stand.
-    """
-
-    TEST = 360
-
-    def present(self, root: Path) -> bool:
-        return True
-
-    def fetch(self, root: Path, addresses: list[str]) -> None:
-        pass
-
-    def load(self, root: Path) -> ImageSet:
-        from sklearn.datasets import load_digits
-
-        bundled = load_digits()
-        small = torch.from_numpy(bundled.images).float().unsqueeze(1) * (255 / 16)
-        large = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp_(0, 255)
-        images = F.pad(large.round().to(torch.uint8), (4, 4, 4, 4))
-        labels = torch.from_numpy(bundled.target).long()
-        train = Images(images[: -self.TEST], labels[: -self.TEST])
-        return ImageSet("digits", DIGITS, train, Images(images[-self.TEST :], labels[-self.TEST :]))
-
-    def advice(self, root: Path, tried: str) -> str:
-        return tried
-
-
-def read_idx(data: bytes) -> np.ndarray[Any, np.dtype[Any]]:
-    """The array in an IDX file; ValueError where the bytes are not one, whole."""
+def read_idx(data: bytes) -> Array:
+    """The array in an IDX file (http://yann.lecun.com/exdb/mnist/); ValueError where the bytes are not one, whole."""
     kinds = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in kinds:
         raise ValueError("not an IDX file")
@@ -223,11 +66,58 @@ def read_idx(data: bytes) -> np.ndarray[Any, np.dtype[Any]]:
     return values.reshape(shape)
 
 
-def _grey(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Images:
-    classes = labels[:, 0] if labels.ndim == 2 else labels  # QMNIST's labels have seven columns more
-    if images.ndim != 3 or images.dtype != np.uint8 or len(images) != len(classes):
-        raise ValueError(f"images {images.shape} and labels {labels.shape} don't go together")
-    return Images(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(classes.astype(np.int64)))
+def _read_mnist(files: list[Path]) -> Arrays:
+    def read(file: Path) -> Array:
+        return read_idx(gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes())
+
+    train_images, train_labels, test_images, test_labels = map(read, files)
+    return train_images, train_labels, test_images, test_labels
+
+
+def _read_qmnist(files: list[Path]) -> Arrays:
+    train_images, train_labels, test_images, test_labels = _read_mnist(files)
+    return train_images, train_labels[:, 0], test_images, test_labels[:, 0]  # the other columns say who wrote it
+
+
+def _read_emnist_digits(files: list[Path]) -> Arrays:
+    def read(part: str) -> Array:
+        return read_idx(gzip.decompress(archive.read(f"gzip/emnist-digits-{part}-ubyte.gz")))
+
+    with zipfile.ZipFile(files[0]) as archive:
+        train_labels, test_labels = read("train-labels-idx1"), read("test-labels-idx1")
+        # They lie on their side.
+        train_images, test_images = (read(f"{part}-images-idx3").transpose(0, 2, 1) for part in ("train", "test"))
+    return train_images, train_labels, test_images, test_labels
+
+
+def _read_cifar10(files: list[Path]) -> Arrays:
+    # Read in one pass: going back in a compressed archive means unpacking it again.
+    with tarfile.open(files[0], "r|gz") as archive:
+        contents = {member.name: part.read() for member in archive if (part := archive.extractfile(member))}
+
+    def read(*names: str) -> tuple[Array, Array]:
+        data = b"".join(contents[f"cifar-10-batches-bin/{name}.bin"] for name in names)
+        records = np.frombuffer(data, np.uint8).reshape(-1, 1 + 3 * 32 * 32)  # the class, then red, green and blue
+        return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+
+    return *read(*(f"data_batch_{number}" for number in range(1, 6))), *read("test_batch")
+
+
+def _read_bundled_digits(files: list[Path]) -> Arrays:
+    """scikit-learn's 1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998), the last 360 of them for testing.
+
+    They are in the order of their writers, so the test digits are by other hands. 8×8 pixels of 0 … 16 become a 20×20
+    digit in the middle of 28×28 pixels of 0 … 255, as in MNIST.
+    """
+    import torch  # takes seconds, and a list of the data sets' names doesn't need it
+    from sklearn.datasets import load_digits
+    from torch.nn import functional as F
+
+    bundled = load_digits()
+    small = torch.from_numpy(bundled.images).float().unsqueeze(1) * (255 / 16)
+    large = F.interpolate(small, size=(20, 20), mode="bicubic", align_corners=False).clamp_(0, 255)
+    images = F.pad(large.round().to(torch.uint8), (4, 4, 4, 4)).numpy()
+    return images[:-360], bundled.target[:-360], images[-360:], bundled.target[-360:]
 
 
 def _torchvision(name: str) -> Any:
@@ -236,53 +126,54 @@ def _torchvision(name: str) -> Any:
     return getattr(torchvision.datasets, name)
 
 
-def _one_archive_advice(name: str, root: Path, archive: Path, tried: str) -> str:
-    return (
-        f"{name} is missing or damaged in {root}, and could not be downloaded. Tried:\n{_indented(tried)}\n"
-        f"  To go on, do one of these:\n  - put {archive.name} into {archive.parent}\n"
-        f"  - {_NAME_A_MIRROR}\n  - {_TAKE_DIGITS}"
-    )
-
-
-def _indented(lines: str) -> str:
-    return "\n".join(f"    {line}" for line in lines.splitlines())
+def _like_mnist(name: str) -> Source:
+    facts = _torchvision(name)
+    classes = tuple(text.partition(" - ")[0] for text in facts.classes)  # "0 - zero"
+    return Source(classes, (1, 28, 28), _read_mnist, facts.resources, f"{name}/raw", facts.mirrors)
 
 
 def _mnist() -> Source:
-    mnist = _torchvision("MNIST")
-    classes = tuple(name.partition(" ")[0] for name in mnist.classes)
     unpacked = (
         "6bbc9ace898e44ae57da46a324031adb",
         "a25bea736e30d166cdddb491f175f624",
         "2646ac647ad5339dbf082846283269ea",
         "27ae3e4e09519cfbb04c329615203637",
     )
-    return _IdxFiles("mnist", classes, "MNIST/raw", mnist.resources, mnist.mirrors, unpacked)
-
-
-def _relative(name: str, torchvision_name: str) -> Source:
-    dataset = _torchvision(torchvision_name)
-    return _IdxFiles(name, tuple(dataset.classes), f"{torchvision_name}/raw", dataset.resources, dataset.mirrors)
+    return replace(_like_mnist("MNIST"), unpacked_md5=unpacked)
 
 
 def _qmnist() -> Source:
     resources = _torchvision("QMNIST").resources
-    urls = [*resources["train"], *resources["test"]]
-    files = [(url.rpartition("/")[2], md5) for url, md5 in urls]
-    return _IdxFiles("qmnist", DIGITS, "QMNIST/raw", files, [urls[0][0].rpartition("/")[0] + "/"])
+    addresses = [(url.rpartition("/"), md5) for url, md5 in [*resources["train"], *resources["test"]]]
+    files = [(name, md5) for (_, _, name), md5 in addresses]
+    return Source(DIGITS, (1, 28, 28), _read_qmnist, files, "QMNIST/raw", [addresses[0][0][0] + "/"])
 
 
 def _emnist_digits() -> Source:
-    dataset = _torchvision("EMNIST")
-    return _EmnistDigits(dataset.url, dataset.md5)
+    facts = _torchvision("EMNIST")
+    base, _, name = facts.url.rpartition("/")
+    return Source(DIGITS, (1, 28, 28), _read_emnist_digits, [(name, facts.md5)], "EMNIST/raw", [base + "/"])
 
 
+def _cifar10() -> Source:
+    # Not the archive that torchvision reads: its files are pickles, which may name code to run. The binary version has
+    # the same images in the same order; its MD5 is from https://www.cs.toronto.edu/~kriz/cifar.html.
+    return Source(
+        classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        image_shape=(3, 32, 32),
+        read=_read_cifar10,
+        files=[("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")],
+        mirrors=["https://www.cs.toronto.edu/~kriz/"],
+    )
+
+
+# Every data set by its name; to add one, add an entry. The values are functions because torchvision is slow to import.
 SOURCES: dict[str, Callable[[], Source]] = {
     "mnist": _mnist,
-    "fashion_mnist": lambda: _relative("fashion_mnist", "FashionMNIST"),
-    "kmnist": lambda: _relative("kmnist", "KMNIST"),
+    "fashion_mnist": lambda: _like_mnist("FashionMNIST"),
+    "kmnist": lambda: _like_mnist("KMNIST"),
     "qmnist": _qmnist,
     "emnist_digits": _emnist_digits,
-    "cifar10": _Cifar10,
-    "digits": _BundledDigits,
+    "cifar10": _cifar10,
+    "digits": lambda: Source(DIGITS, (1, 28, 28), _read_bundled_digits),
 }

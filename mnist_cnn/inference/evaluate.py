@@ -184,11 +184,11 @@ def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) 
 
 def check_suits(trained: TrainedNetwork, name: str) -> None:
     """Raise DataError if the network can't take the images of a data set or lacks classes for them."""
-    shape, wanted = datasets.input_shape(name), trained.network.input_shape
+    shape, wanted, classes = datasets.image_shape(name), trained.network.input_shape, datasets.class_count(name)
     resized = trained.preprocessing.size is not None and shape[0] == wanted[0]
-    if not (resized or shape == wanted) or len(trained.classes) < datasets.CLASSES:
+    if not (resized or shape == wanted) or len(trained.classes) < classes:
         raise DataError(
-            f"{name} has {datasets.CLASSES} classes and images of {show(shape)}, "
+            f"{name} has {classes} classes and images of {show(shape)}, "
             f"the network takes {show(wanted)} and has {len(trained.classes)} classes."
         )
 
@@ -206,5 +206,8 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
     if split == "test":
         return dataset.test
     how = trained.split
-    train, val = split_indices(dataset.train.labels, how["val_fraction"], how["method"], how["seed"])
+    try:
+        train, val = split_indices(dataset.train.labels, how["val_fraction"], how["method"], how["seed"])
+    except ValueError as error:
+        raise DataError(f"{name}: it can't be split as in training, with a validation part of {error}.") from error
     return dataset.train.subset(val if split == "val" else train)

@@ -7,14 +7,18 @@ import torch
 from lightning.pytorch import Trainer
 
 from mnist_cnn import machine
-from mnist_cnn.config import Config
+from mnist_cnn.config import Config, require_one_of
 from mnist_cnn.data.download import mirror_address
+from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean
 from mnist_cnn.run_folder import check_run_dir
 
 
-def check_trainer_arguments(config: Config) -> None:
-    """Raise ConfigError for a further argument that Lightning's Trainer does not take, or that a run decides itself."""
+def check_settings(config: Config) -> None:
+    """Raise ConfigError for an unknown data set, a mirror that is no address, or a wrong argument of the Trainer."""
+    require_one_of("data.name", config.data.name, "auto", *SOURCES)
+    if config.data.mirror:
+        mirror_address(config.data.mirror, "data.mirror=")
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
     ours |= {"enable_progress_bar", "enable_model_summary"}
     # Every epoch ends with a validation and a checkpoint.
@@ -40,8 +44,6 @@ def check_machine(config: Config) -> None:
             "times slower than with 32-true.",
             file=sys.stderr,
         )
-    if config.data.mirror:
-        mirror_address(config.data.mirror)
     check_run_dir(config)
 
 

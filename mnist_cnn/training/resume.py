@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_cnn.config import RUN_DIR, literal, to_config
+from mnist_cnn.config import RUN_DIR, literal, require_one_of, to_config
 from mnist_cnn.data import datasets
+from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.training.pretrained import cannot_change
 from mnist_cnn.training.targets import class_of
@@ -54,7 +55,9 @@ def resumed(composed: DictConfig, said: list[str]) -> DictConfig:
         _change(saved, now, key, folder)
     for key in OF_THIS_MACHINE:
         _put(saved, key, _get(now, key))
-    if "data.root" not in said and not datasets.is_present(str(saved["data"]["name"]), str(saved["data"]["root"])):
+    name, root = (str(saved["data"].get(key)) for key in ("name", "root"))
+    require_one_of("data.name", name, "auto", *SOURCES)
+    if "data.root" not in said and not datasets.is_present(name, root):
         saved["data"]["root"] = now["data"]["root"]  # images would be written there
     _check_targets(saved, now, folder)
     configuration: DictConfig = OmegaConf.create(literal(saved))
