@@ -22,7 +22,7 @@ from mnist_cnn.config import typed
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.keras.weights import Variable, variables
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import Network, build_network
 from mnist_cnn.training.module import Classifier
 from mnist_cnn.training.optimizers import build_optimizer
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.split import split_indices
-from mnist_cnn.network import modules as keras_ops
-from mnist_cnn.network.build import build_network
-from mnist_cnn.network.layers import LAYERS
+from mnist_cnn.network import LAYERS, build_network
+from mnist_cnn.network.initializers import INITIALIZERS
 from mnist_cnn.training.module import Measured
 from tests.conftest import Outcome
 
@@ -78,7 +77,7 @@ def _worst(steps: list[Step], what: str) -> float:
 
 # --- the same distributions ---
 
-RANDOM = sorted(set(keras_ops.INITIALIZERS) - {"zeros", "ones"})
+RANDOM = sorted(set(INITIALIZERS) - {"zeros", "ones"})
 
 
 @pytest.mark.parametrize("shape", [(300, 500), (3, 3, 40, 200)], ids=["dense", "convolution"])

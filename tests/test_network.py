@@ -10,8 +10,9 @@ import yaml
 from torch import Tensor, nn
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.network import modules as keras_ops
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import Network, build_network
+from mnist_cnn.network.activations import ACTIVATIONS
+from mnist_cnn.network.initializers import INITIALIZERS
 from tests.conftest import CONF
 
 SHAPE = (3, 11, 12)
@@ -50,8 +51,8 @@ def test_every_formula_of_a_summary_gives_its_count() -> None:
         "Flatten",
         {"Dense": {"units": 4}},
     ]
-    for row in build(*layers).rows[1:]:
-        assert eval(row.how.replace("·", "*").replace(",", "") or "0") == row.parameters
+    for node in build(*layers).nodes[1:]:
+        assert eval(node.formula.replace("·", "*").replace(",", "") or "0") == node.parameters
 
 
 def slow_windows(x: Tensor, kernel: int, stride: int, padding: str, fill: float) -> list[list[Tensor]]:
@@ -137,11 +138,11 @@ def test_batch_normalization_keeps_keras_moving_averages() -> None:
 
 def test_batch_normalization_without_scale_or_center_has_fewer_parameters() -> None:
     network = build({"BatchNormalization": {"scale": False, "center": False}}, "Flatten", "BatchNormalization")
-    assert [row.parameters for row in network.rows] == [6, 0, 4 * 396]
+    assert [node.parameters for node in network.nodes] == [6, 0, 4 * 396]
     network(torch.randn(2, *SHAPE))
 
 
-@pytest.mark.parametrize("name", sorted(keras_ops.INITIALIZERS))
+@pytest.mark.parametrize("name", sorted(INITIALIZERS))
 def test_initialisers_have_the_variance_and_bounds_that_keras_gives_them(name: str) -> None:
     dense = build({"Dense": {"units": 400, "kernel_initializer": name}}, shape=(600,))
     weight, bias = (parameter.detach() for parameter in dense.parameters())
@@ -189,7 +190,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(name for name in keras_ops.ACTIVATIONS if name))
+@pytest.mark.parametrize("name", sorted(name for name in ACTIVATIONS if name))
 def test_activations_are_the_functions_that_keras_defines(name: str) -> None:
     network = build({"Activation": {"activation": name}}, {"Rescaling": {"scale": 1}}, shape=(33,))
     torch.testing.assert_close(network(X[None])[0], FORMULAS[name])

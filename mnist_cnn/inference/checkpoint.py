@@ -15,7 +15,7 @@ import torch
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.files import new_file
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import Network, build_network
 
 # Where a checkpoint describes itself, and the version of that description.
 KEY = "mnist_cnn"

@@ -1,13 +1,12 @@
 """What are the arguments of a Keras layer in our words? What is unknown, and might change what it does, is refused."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.keras.config import KerasLayer
-from mnist_cnn.network.layers import LAYERS, MERGES
-from mnist_cnn.network.modules import ACTIVATIONS
+from mnist_cnn.network.activations import ACTIVATIONS
+from mnist_cnn.network.registry import parameters_of
 
 # Arguments that would change what a layer computes, with the only values that are known here.
 _MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -46,7 +45,7 @@ def arguments_of(layer: KerasLayer, keras: int, is_chw: bool, rank: int) -> dict
     given = _in_keras_2_words(layer.config) if keras == 1 else dict(layer.config)
     if layer.kind == "LeakyReLU" and "alpha" in given:
         given["negative_slope"] = given.pop("alpha")
-    parameters = inspect.signature(LAYERS.get(layer.kind) or MERGES[layer.kind]).parameters
+    parameters = parameters_of(layer.kind)
     arguments = {}
     for key, value in given.items():
         if key in parameters and not key.endswith("initializer"):

@@ -20,8 +20,8 @@ from mnist_cnn.keras.config import (
     snake_case,
 )
 from mnist_cnn.keras.weights import WEIGHTS
+from mnist_cnn.network import LAYERS, MERGES
 from mnist_cnn.network.arguments import Shape, keras_shape
-from mnist_cnn.network.layers import LAYERS, MERGES
 
 # What these do, they do in training only.
 _IDENTITIES = {

@@ -3,7 +3,6 @@
 Keras itself is not needed. The model ends in a softmax, and takes pictures scaled as the network here does.
 """
 
-import inspect
 import io
 import json
 import math
@@ -19,8 +18,9 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.keras.config import snake_case
 from mnist_cnn.keras.weights import variables
 from mnist_cnn.network.arguments import Shape, keras_shape
-from mnist_cnn.network.build import Network, Node
-from mnist_cnn.network.layers import LAYERS, MERGES
+from mnist_cnn.network.graph import GraphNetwork
+from mnist_cnn.network.network import Network, Node
+from mnist_cnn.network.registry import MERGES, parameters_of
 
 _INPUT = "input"
 _NOT_IN_KERAS_3 = {"hard_sigmoid_keras2": "Keras 1 and 2's hard_sigmoid"}
@@ -76,7 +76,7 @@ def _config(trained: TrainedNetwork) -> tuple[dict[str, Any], dict[int, str]]:
         _call(written[-1], _tensor(shapes[-1], output))
         output = ("probabilities", 0)
     config: dict[str, Any] = {"name": snake_case(trained.model) or "model", "trainable": True, "layers": written}
-    if network.is_chain:
+    if not isinstance(network, GraphNetwork):
         for layer in written:
             del layer["inbound_nodes"], layer["name"]
         module, kind = "keras", "Sequential"
@@ -143,7 +143,7 @@ def _tensor(shape: Shape, history: tuple[str, int]) -> dict[str, Any]:
 
 
 def _arguments(index: int, node: Node) -> dict[str, Any]:
-    parameters = list(inspect.signature(LAYERS.get(node.kind) or MERGES[node.kind]).parameters.values())[1:]
+    parameters = parameters_of(node.kind).values()
     # Written out in full, for what may be left out here may be required there.
     arguments = {parameter.name: node.arguments.get(parameter.name, parameter.default) for parameter in parameters}
     arguments |= {key: "linear" for key, value in arguments.items() if key == "activation" and value is None}

@@ -21,8 +21,8 @@ from mnist_cnn.keras.config import CONTAINERS, KerasLayer, parse, snake_case
 from mnist_cnn.keras.convert import Converted, convert
 from mnist_cnn.keras.file import Array, KerasFile
 from mnist_cnn.keras.weights import Variable, variables
+from mnist_cnn.network import Network, build_network
 from mnist_cnn.network.arguments import show
-from mnist_cnn.network.build import Network, build_network
 
 
 class Scaling(NamedTuple):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mnist_cnn.network.arguments import Shape
-from mnist_cnn.network.build import Network, Node
+from mnist_cnn.network.network import Network, Node
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torchmetrics import SumMetric
 from mnist_cnn.config import OptimizerConfig, SchedulerConfig
 from mnist_cnn.data.datamodule import Batch
 from mnist_cnn.inference.checkpoint import KEY
-from mnist_cnn.network.build import Network
+from mnist_cnn.network import Network
 from mnist_cnn.training.optimizers import build_optimizer, build_scheduler
 
 

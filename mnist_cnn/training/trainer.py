@@ -29,7 +29,7 @@ from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import check_suits, evaluate
-from mnist_cnn.network.build import Network
+from mnist_cnn.network import Network
 from mnist_cnn.report.page import Run, write_report
 from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
 from mnist_cnn.training.callbacks import BestAndLast, History, Progress
