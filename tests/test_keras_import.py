@@ -379,7 +379,7 @@ def test_hard_sigmoid_means_what_it_meant_to_the_keras_that_wrote_it() -> None:
         torch.testing.assert_close(bring(path).trained.network(x), expected, atol=1e-5, rtol=1e-5)
 
 
-# --- what can't be brought over ---
+# --- what can't be imported ---
 
 
 def dense_file() -> keras.Sequential:
@@ -438,9 +438,9 @@ def forget_the_shape(config: Json) -> None:
         (set_layer(2, units=12), "its kernel is 784×10 in the file, 784×12 by its configuration"),
         (set_layer(2, use_bias=False), "its 1 weights are not in the file"),
         (set_layer(2, new_option=3), "option new_option=3 is not known"),
-        (set_layer(0, batch_shape=[None, 10**9, 10**9, 1]), "is not a picture"),
-        (set_layer(0, batch_shape=[None, 28, 27]), "not a square grey picture"),
-        (forget_the_shape, "does not say what shape it takes"),
+        (set_layer(0, batch_shape=[None, 10**9, 10**9, 1]), "is not an image"),
+        (set_layer(0, batch_shape=[None, 28, 27]), "not a square grey image"),
+        (forget_the_shape, "does not say what shape its input has"),
         (lambda config: config.update(class_name="MyModel"), "its class is MyModel"),
         (lambda config: config.pop("class_name"), "without class_name"),
         (lambda config: config["config"].update(layers=[]), "has no layers"),
@@ -554,10 +554,10 @@ def virtual(group: h5py.Group) -> None:
             lambda group: group.create_dataset("w0:0", (10,), "f4", chunks=(2**28,), maxshape=(None,)),
             "more than .* values",
         ),
-        (lambda group: group.create_dataset("w0:0", data=np.full((784, 10), np.nan, "f4")), "no numbers"),
+        (lambda group: group.create_dataset("w0:0", data=np.full((784, 10), np.nan, "f4")), "not finite numbers"),
         (lambda group: group.create_dataset("w0:0", data=np.ones((784, 10), "i4")), "it has 2 weights, .* has 1"),
-        (lambda group: None, "is listed, but not there"),
-        (lambda group: [group.create_group("/".join("a" * 100))], "more or deeper"),
+        (lambda group: None, "is listed, but missing"),
+        (lambda group: [group.create_group("/".join("a" * 100))], "more groups, or deeper ones"),
     ],
 )
 def test_links_other_files_and_absurd_sizes_are_refused(fill: Callable[[Any], None], says: str) -> None:
