@@ -1,6 +1,9 @@
 """Layers against what Keras defines: shapes, padding and order are checked by computing them the slow way."""
 
+import inspect
+import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +13,12 @@ import yaml
 from torch import Tensor, nn
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.network import Network, build_network
+from mnist_cnn.network import LAYERS, MERGES, Layer, Network, build_network, layer
 from mnist_cnn.network.activations import ACTIVATIONS
+from mnist_cnn.network.arguments import Shape, real
+from mnist_cnn.network.graph import GraphNetwork
 from mnist_cnn.network.initializers import INITIALIZERS
+from mnist_cnn.network.registry import parameters_of
 from tests.conftest import CONF
 
 SHAPE = (3, 11, 12)
@@ -278,6 +284,10 @@ def test_a_softmax_at_the_end_is_left_to_the_loss(last: Any) -> None:
         (["Flatten", "MaxPooling2D"], "layer 1 (MaxPooling2D): it needs an image"),
         ([{"MaxPooling2D": {"pool_size": 12}}], "nothing is left of its input, 3×11×12"),
         ([{"Reshape": {"target_shape": [5, -1]}}], "target_shape"),
+        ([{"Reshape": {"target_shape": 5}}], "target_shape 5 must be"),
+        ([{"Reshape": {"target_shape": []}}], "target_shape [] must be"),
+        ([{"Reshape": {"target_shape": ["a", -1]}}], "target_shape must be a whole number"),
+        ([{"Permute": {"dims": [1, "2", 3]}}], "dims must be a whole number"),
         ([{"Dropout": {"rate": 2}}], "between 0 and 1"),
         ([{"ReLU": {"max_value": "x"}}], "max_value must be a number"),
         ([{"Rescaling": {"scale": "x"}}], "scale must be a number"),
@@ -289,6 +299,103 @@ def test_what_can_not_be_built_is_refused_by_layer_and_reason(layers: list[Any],
     with pytest.raises(ConfigError) as refused:
         build_network(layers, SHAPE, 10)
     assert says in str(refused.value)
+
+
+BOOLEANS = [
+    (kind, name)
+    for kind in (*LAYERS, *MERGES)
+    for name, parameter in parameters_of(kind).items()
+    if parameter.annotation is bool or isinstance(parameter.default, bool)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), BOOLEANS)
+@pytest.mark.parametrize("value", ["no", 0, 1, None, []])
+def test_only_true_and_false_are_booleans(kind: str, name: str, value: Any) -> None:
+    needed = {key: 3 for key, p in parameters_of(kind).items() if p.default is inspect.Parameter.empty}
+    before = [{"Reshape": {"target_shape": [12, 33]}}] if kind == "LSTM" else []
+    build(*before, {kind: {**needed, name: True}})
+    with pytest.raises(ConfigError) as refused:
+        build(*before, {kind: {**needed, name: value}})
+    assert str(refused.value) == f"layer {len(before)} ({kind}): {name} must be true or false, not {value!r}."
+
+
+def test_the_booleans_of_all_layers_are_found() -> None:
+    assert {name for _, name in BOOLEANS} == {"use_bias", "center", "scale", "keepdims", "return_sequences"}
+
+
+def test_every_argument_of_a_layer_has_a_type() -> None:
+    untyped = [
+        (kind, name)
+        for kind in (*LAYERS, *MERGES)
+        for name, parameter in parameters_of(kind).items()
+        if parameter.annotation in (Any, inspect.Parameter.empty)
+    ]
+    assert untyped == []
+
+
+class GaussianNoise(nn.Module):
+    """Adds normal noise while training."""
+
+    def __init__(self, stddev: float) -> None:
+        super().__init__()
+        self.stddev = stddev
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.stddev * torch.randn_like(x) if self.training else x
+
+
+@pytest.fixture
+def gaussian_noise() -> Iterator[None]:
+    @layer("GaussianNoise")
+    def _(shape: Shape, stddev: float) -> Layer:
+        return Layer({"GaussianNoise": GaussianNoise(real("stddev", stddev))}, shape)
+
+    yield
+    del LAYERS["GaussianNoise"]
+
+
+@pytest.mark.usefixtures("gaussian_noise")
+def test_a_layer_registered_outside_the_package_is_built_trained_and_rebuilt() -> None:
+    network = build_network([{"GaussianNoise": {"stddev": 0.5}}, "Flatten", {"Dense": {"units": 10}}], SHAPE, 10)
+    x = torch.rand(8, *SHAPE)
+    assert torch.equal(network.eval()(x), network(x))
+    assert float((network.train()[0](x) - x).std()) == pytest.approx(0.5, rel=0.1)
+
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    nn.functional.cross_entropy(network(x), torch.arange(8)).backward()  # type: ignore[no-untyped-call]  # torch's
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    assert not torch.equal(before["2_Dense.weight"], network.state_dict()["2_Dense.weight"])
+
+    description = json.loads(json.dumps([network.layers, network.input_shape]))  # what a checkpoint holds
+    rebuilt = build_network(*description)
+    rebuilt.load_state_dict(network.state_dict())
+    assert torch.equal(rebuilt.eval()(x), network.eval()(x))
+
+
+@pytest.mark.usefixtures("gaussian_noise")
+def test_a_registered_layers_signature_is_its_schema() -> None:
+    for arguments, says in (
+        ({}, "layer 0 (GaussianNoise): stddev is missing."),
+        ({"stdev": 1}, "it has no argument 'stdev'. Did you mean stddev?"),
+        ({"stddev": "much"}, "stddev must be a number, not 'much'."),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            build({"GaussianNoise": arguments})
+        assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["baseline", "tiny", "deep", "dropout", "mlp"])
+def test_reference_networks_are_plain_chains(name: str) -> None:
+    assert type(reference(name)) is Network
+
+
+def test_a_list_with_inputs_or_shared_layers_is_a_graph() -> None:
+    named = {"Conv2D": {"filters": 3, "kernel_size": 1, "name": "a"}}
+    assert type(build(named)) is Network
+    assert type(build(named, {"Add": {"inputs": ["a", "input"]}})) is GraphNetwork
+    assert type(build(named, {"Flatten": {"inputs": "input"}})) is GraphNetwork
+    assert type(build(named, {"Shared": {"layer": "a"}})) is GraphNetwork
 
 
 def test_shared_layers_have_one_set_of_weights_and_are_counted_once() -> None:
