@@ -90,12 +90,12 @@ class Imported:
         lines = [made, "", self.trained.network.summary(), ""]
         if self.trials:
             images = f"{self.tried_on:,} training images of {guessed_on}"
-            lines.append(f"input scale {self.scaling}, guessed by {images}; --input-scale decides:")
+            lines.append(f"input scale {self.scaling}, guessed on {images}; set another with --input-scale:")
             lines += [
                 f"  {trial.scaling:<10} {trial.accuracy:6.1%} right, loss {trial.loss:.3g}" for trial in self.trials
             ]
         elif guessed_on:
-            lines.append(f"input scale {self.scaling}, the usual one; --input-scale decides")
+            lines.append(f"input scale {self.scaling}, the usual one; set another with --input-scale")
         else:
             lines.append(f"input scale {self.scaling}")
         return "\n".join([*lines, *self.notes])

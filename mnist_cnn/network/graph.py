@@ -80,7 +80,7 @@ def share(
     original = nodes[index]
     takes, gets = ([shapes[i] for i in where] for where in (original.sources, sources))
     if original.shared is not None or takes != gets:
-        raise ConfigError(f"{layer} must be no Shared itself, and takes {show(takes[0])}, not {show(gets[0])}.")
+        raise ConfigError(f"{layer} must not be a Shared itself, and takes {show(takes[0])}, not {show(gets[0])}.")
     formula = f"the weights of {layer}"
     return Node("Shared", {"layer": layer}, name, sources, original.parts, original.output_shape, 0, formula, index)
 
