@@ -79,7 +79,7 @@ def randomized(model: keras.Model) -> Any:
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_reference_networks_come_as_they_are(name: str, suffix: str) -> None:
+def test_the_reference_networks_are_imported_unchanged(name: str, suffix: str) -> None:
     model = sequential(*NETWORKS[name](), L.Softmax())
     model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     model.save(f"it{suffix}")
@@ -105,7 +105,7 @@ def functional() -> Any:
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_functional_models_with_branches_and_shared_layers_come_as_they_are(suffix: str) -> None:
+def test_functional_models_with_branches_and_shared_layers_are_imported_unchanged(suffix: str) -> None:
     model = functional()
     model.save(f"it{suffix}")
     imported = same(f"it{suffix}", model)
@@ -220,7 +220,7 @@ def heads() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["dropout", "reshape", "convolution", "average", "shared"])
-def test_a_softmax_before_the_end_is_not_followed_by_another(name: str) -> None:
+def test_a_softmax_before_the_end_is_not_applied_twice(name: str) -> None:
     model = randomized(heads()[name])
     model.save("it.keras")
     imported = same("it.keras", model)
@@ -501,13 +501,13 @@ def test_a_model_that_goes_in_a_circle_is_refused() -> None:
         (b"\x80\x04\x95 a pickle", "neither a .keras nor an HDF5 file"),
     ],
 )
-def test_other_files_are_called_by_what_they_are(content: bytes, says: str) -> None:
+def test_other_kinds_of_files_are_refused_by_name(content: bytes, says: str) -> None:
     Path("it.keras").write_bytes(content)
     with pytest.raises(KerasFileError, match=says):
         bring("it.keras")
 
 
-def test_folders_missing_files_and_other_zips_are_told() -> None:
+def test_folders_missing_files_and_other_zips_are_refused() -> None:
     Path("saved").mkdir()
     Path("saved/saved_model.pb").touch()
     with zipfile.ZipFile("it.zip", "w") as archive:
@@ -585,7 +585,7 @@ def test_a_zip_bomb_is_not_unpacked() -> None:
         bring("it.keras")
 
 
-def test_a_crash_of_the_hdf5_library_is_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_crash_of_the_hdf5_library_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dense_file()
     for code, says in (
         ("import os; os.abort()", "makes the HDF5 library fail"),
