@@ -78,7 +78,7 @@ class FastClassifier(Classifier):
         def closure() -> Tensor:
             nonlocal logits
             optimizer.zero_grad()
-            logits, loss = self._logits_and_loss((images, labels))
+            logits, loss = self.logits_and_loss((images, labels))
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return loss
