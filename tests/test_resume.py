@@ -78,6 +78,15 @@ def test_a_finished_run_goes_on_with_more_epochs(digits_run: Path, tmp_path: Pat
         ("seed=7", "seed can't change"),
         ("model=mlp", "model.layers can't change"),
         ("trainer.max_epochs=2", "it has 3 epochs already"),
+        (
+            "callbacks.checkpoint.monitor=val/loss",
+            "callbacks.checkpoint.monitor can't change on the way, it was val/acc",
+        ),
+        ("callbacks=early_stopping", "callbacks can't change"),
+        ("+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor", "callbacks.x._target_ can't change"),
+        ("+trainer.limit_train_batches=3", "trainer.limit_train_batches can't change"),
+        ("trainer.precision=bf16-mixed", "trainer.precision can't change"),
+        ("experiment=tiny", "experiment can't change"),
         ("run_dir=other", "leave out run_dir"),
     ],
 )
@@ -222,6 +231,9 @@ EVIL = {
     "a logger that sends data away": put(
         logger__evil={"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": False, "project": "x"}
     ),
+    "a logger that sends data away without a word": put(
+        logger__evil={"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": False}
+    ),
     "an interpolation": put(callbacks__evil='${oc.create:"{\\"_target_\\": ' + MARKER + '}"}'),
     "checkpoints elsewhere": put(callbacks__checkpoint__dirpath="elsewhere"),
     "checkpoints above": put(callbacks__checkpoint__dirpath="${run_dir}/../elsewhere"),
@@ -288,16 +300,25 @@ def test_a_damaged_or_hostile_configuration_is_refused_in_a_line(text: str, digi
     assert not Path("owned").exists()
 
 
+def test_aliases_are_refused_before_they_are_followed(digits_run: Path) -> None:
+    shutil.copytree(digits_run, "stranger")
+    with Path("stranger/config.yaml").open("a") as file:
+        file.write(BOMB)
+    outcome = train_command("resume=stranger")
+    assert outcome.status == 2
+    assert "it has aliases" in outcome.err
+
+
 @pytest.mark.parametrize(
     "change",
     [
         put(seed="x"), put(seed=None), put(model__layers=[{"os.system": {"command": "touch owned"}}]),
         put(model__layers="x"), put(data__batch_size=-1), put(data__name="../x"), put(trainer__max_epochs="x"),
         put(trainer__no_such_thing=1), put(callbacks={}), put(callbacks__checkpoint=None), put(logger__csv=3),
-        put(optimizer={}), put(optimizer__lr="x"), put(optimizer__momentum=0.9), put(data__further=1),
+        put(optimizer={}), put(optimizer__lr="x"), put(optimizer__lr="${oc.decode:'0.001'}"), put(optimizer__momentum=0.9), put(data__further=1),
         put(scheduler={"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "x"}),
     ],
-    ids=range(16),
+    ids=range(17),
 )  # fmt: skip
 def test_wrong_values_in_a_run_folder_are_refused_in_a_line(
     change: Callable[[dict[str, Any]], None], digits_run: Path
