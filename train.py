@@ -17,7 +17,7 @@ def train(composed: DictConfig) -> float | None:
 
     from mnist_cnn.data import datasets
     from mnist_cnn.data.datamodule import MNISTDataModule
-    from mnist_cnn.network.build import build_network
+    from mnist_cnn.network import build_network
     from mnist_cnn.run_folder import is_first_process, make_run_dir
     from mnist_cnn.training.checks import check_machine, check_settings
     from mnist_cnn.training.optimizers import check_optimizer

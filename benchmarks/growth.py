@@ -43,7 +43,7 @@ def train(setting: Setting, data_root: str) -> None:
     from mnist_cnn.config import to_config
     from mnist_cnn.data.datamodule import MNISTDataModule
     from mnist_cnn.data.images import Images
-    from mnist_cnn.network.build import build_network
+    from mnist_cnn.network import build_network
     from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), tempfile.TemporaryDirectory() as folder:

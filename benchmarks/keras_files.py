@@ -1,9 +1,9 @@
-"""Are other people's Keras models the same here? A table of a folder of them, against what Keras itself says of each.
+"""Compares other people's Keras models here and in Keras: prints a table of a folder of them.
 
     python benchmarks/keras_files.py FOLDER --data-root data
 
-The folder's `models.json` has, for each file, Keras' number of right MNIST test digits under each input scaling, and
-names an .npz with its outputs on the first 200 test images under one of them.
+The folder's `models.json` has, for each file, how many MNIST test digits Keras gets right under each input scaling, and
+the name of an .npz file with Keras' outputs for the first 200 test images under one of the scalings.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from mnist_cnn.errors import UserError
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.keras.importer import import_model
 
-# The names that models.json has for the scalings.
+# From the names of scalings in models.json to those of `--input-scale`.
 SCALINGS = {
     "x/255": "1/255",
     "raw 0..255": "1",
@@ -34,7 +34,7 @@ SCALINGS = {
 
 
 class Result(NamedTuple):
-    """Of one file: Keras' counts and ours by scaling, the largest difference of probabilities, or why it is refused."""
+    """One file: both counts by scaling, and the largest difference of probabilities; or why it is refused."""
 
     file: str
     keras: dict[str, int]
@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
     @property
     def equal(self) -> bool:
-        """Whether no count differs by more than one digit, which may be a tie, and no probability by more than 1e-5."""
+        """Whether counts differ by at most one digit, which may be a tie, and probabilities by at most 1e-5."""
         return self.difference <= 1e-5 and all(abs(self.keras[name] - self.ours[name]) <= 1 for name in self.ours)
 
 
@@ -55,7 +55,7 @@ def models(folder: Path) -> list[dict[str, Any]]:
 
 
 def check(folder: Path, model: dict[str, Any], test: Images, count: bool = True) -> Result:
-    """Compare one file. Without `count`, only the probabilities on the first 200 images."""
+    """Compare one file; without `count`, only its probabilities for the first 200 images."""
     architecture = folder / model["architecture_json"] if "architecture_json" in model else None
     counts: dict[str, int] = model["n_correct_by_preprocessing"] or {"x/255": 0}
     keras, ours, difference = {}, {}, 0.0

@@ -1,10 +1,10 @@
-"""Does the importer withstand damaged and hostile files? Mutates real ones, imports each, and counts what comes of it.
+"""Tests the importer with damaged and hostile files: mutates real files, imports each, and counts the outcomes.
 
     python benchmarks/keras_fuzz.py FOLDER --files 10000 --seed 0
 
-Bytes are flipped, cut out, doubled and overwritten, in the whole file and within the parts of a `.keras` file's zip;
-its JSON gets other numbers, types and classes. Every import must end in a network or in one line of refusal, within a
-minute, and leave nothing behind. Whatever else happens is a fault, and its file is kept.
+Bytes are flipped, removed, doubled and overwritten, in the whole file and in the members of a `.keras` file's zip; its
+JSON gets other numbers, types and classes. Every import must end within a minute in a network or a refusal of one line,
+and leave no files behind. Any other outcome is a fault, and its file is kept.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _ODD: list[Any] = [
 
 
 def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Some damage to bytes."""
+    """Damage bytes in one of several ways."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 8, 64))):
         at, length = rng.randrange(max(len(data), 1)), rng.choice((1, 2, 8, 64, 4096))
@@ -55,7 +55,7 @@ def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_json(value: Any, rng: random.Random) -> Any:
-    """Another value in one place of a JSON document, or one place less."""
+    """Replace, remove or double values of a JSON document."""
     places: list[tuple[Any, Any]] = []
     waiting = [value]
     while waiting:
@@ -92,7 +92,7 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
 
 
 def main() -> int:
-    """Mutate and import; the exit status is 1 if there was a fault."""
+    """Mutate and import; exit status 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=10_000)

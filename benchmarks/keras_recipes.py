@@ -1,7 +1,7 @@
-"""What are the five published networks and recipes, in Keras itself? Tests and benchmarks compare ours with these.
+"""The five published networks and recipes in Keras, for tests and benchmarks to compare with.
 
-Importing this chooses Keras' torch backend on the CPU, unless Keras has been imported with another. Keras comes with
-`pip install -e '.[dev]'`.
+Importing this module selects Keras' torch backend on the CPU, unless Keras is already imported with another one.
+`pip install -e '.[dev]'` installs Keras.
 """
 
 import os
@@ -18,7 +18,7 @@ __all__ = ["NETWORKS", "RECIPES", "Recipe", "compiled", "keras"]
 
 
 class Recipe(NamedTuple):
-    """A published training recipe; `monitor` is what its kept epoch is the best of."""
+    """A published training recipe; the epoch with the best `monitor` is kept."""
 
     batch_size: int
     epochs: int

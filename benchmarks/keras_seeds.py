@@ -1,10 +1,10 @@
-"""Do our recipes reach what Keras' reach? The same recipe over seeds in both, and the difference of mean test accuracy.
+"""Compares the test accuracy of a recipe here and in Keras over several seeds: prints the difference of the means.
 
     taskset -c 0 python benchmarks/keras_seeds.py tiny mlp --seeds 10 --output keras_seeds.json
 
-Keras runs on its torch backend. With --paired both start from the same weights, see the same batches and compute in
-double precision, where rounding does not part them. In both, the kept epoch is the one that is best on validation
-images. A run that the output file already holds is not made again.
+Keras runs on its torch backend. With --paired both start from the same weights, train on the same batches, and compute
+in double precision, so that rounding does not drive them apart. Both keep the epoch that is best on validation images.
+Runs that are already in the output file are not repeated.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def ours(recipe: str, seed: int, data_root: str) -> Scores:
 
 
 def keras(recipe: str, seed: int, data_root: str) -> Scores:
-    """The same recipe by Keras' own `fit`, with the best epoch's weights restored."""
+    """The same recipe in Keras' `fit`, which restores the weights of the best epoch."""
     from keras_recipes import RECIPES, compiled
     from keras_recipes import keras as k
 
@@ -62,7 +62,7 @@ def keras(recipe: str, seed: int, data_root: str) -> Scores:
 
 
 def paired(recipe: str, seed: int, data_root: str) -> tuple[Scores, Scores]:
-    """Ours and Keras' from the same weights, on the same batches, in double precision, each at its best epoch."""
+    """Both from the same weights, on the same batches, in double precision, each at its best epoch."""
     import torch
     from keras_recipes import RECIPES
     from keras_recipes import keras as k
@@ -102,10 +102,10 @@ def _scores(logits: Any, labels: Any) -> Scores:
 
 
 def compare(ours: Sequence[float], keras: Sequence[float], pairs: bool = False) -> tuple[float, float, float]:
-    """The difference of means, ours − Keras', and its 95 % interval by Student's t: Welch's, or that of pairs."""
+    """The difference of means, ours − Keras', and its 95 % interval by Welch's t-test, or by that of pairs."""
     difference = statistics.mean(ours) - statistics.mean(keras)
     if pairs and len({a - b for a, b in zip(ours, keras, strict=True)}) == 1:
-        return difference, difference, difference  # no spread at all
+        return difference, difference, difference  # the interval has no width
     test = stats.ttest_rel(ours, keras) if pairs else stats.ttest_ind(ours, keras, equal_var=False)
     interval = test.confidence_interval(0.95)
     return difference, float(interval.low), float(interval.high)
@@ -131,7 +131,7 @@ def table(results: dict[str, dict[str, dict[str, Scores]]]) -> str:
 
 
 def main() -> None:
-    """Make the runs that are missing, and print the table."""
+    """Do the missing runs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+", choices=("baseline", "tiny", "deep", "dropout", "mlp"))
     parser.add_argument("--seeds", type=int, default=10)

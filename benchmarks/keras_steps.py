@@ -1,8 +1,8 @@
-"""Does a step of training do what a step of Keras does? Both from the same weights, on the same batches, step by step.
+"""Compares training steps here and in Keras, from the same weights and on the same batches.
 
     python benchmarks/keras_steps.py baseline --output docs/keras-steps.svg
 
-One epoch on MNIST by default, in single and in double precision; prints the largest differences and draws them.
+Trains one epoch on MNIST, in single and in double precision; prints the largest differences and draws them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from mnist_cnn.config import to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.keras.weights import Variable, variables
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import Network, build_network
 from mnist_cnn.training.module import Classifier
 from mnist_cnn.training.optimizers import build_optimizer
 
@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Step(NamedTuple):
-    """One step of both. The differences are the largest absolute ones: of logits, gradients, and weights after it."""
+    """One step of both, with the largest absolute differences of logits, gradients, and weights after the step."""
 
     loss: float
     keras_loss: float
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
 
 def compare(name: str, batches: Iterable[Batch], dtype: torch.dtype = torch.float32) -> Iterator[Step]:
-    """Train one of the five networks by both, from Keras' initial weights, with every dropout switched off."""
+    """Train one of the five networks in both, from Keras' initial weights and without dropout."""
     with keras_precision(dtype):
         pair = Pair(name, dtype)
         for images, labels in batches:
@@ -54,7 +54,7 @@ def compare(name: str, batches: Iterable[Batch], dtype: torch.dtype = torch.floa
 
 
 class Pair:
-    """The same network here and in Keras, with the same weights, and the optimiser of each; in Keras' precision."""
+    """A network here and in Keras with the same weights, and the optimiser of each."""
 
     def __init__(self, name: str, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -72,7 +72,7 @@ class Pair:
         self.module.network.register_forward_hook(self._keep)
 
     def step(self, images: Tensor, labels: Tensor) -> Step:
-        """One step of training of both on a batch (N, C, H, W) and (N,)."""
+        """Train both on a batch of images (N, C, H, W) and labels (N,)."""
         images = images.to(self.dtype)
         self.optimizer.zero_grad()
         loss = self.module.training_step((images, labels), 0)
@@ -87,7 +87,7 @@ class Pair:
         keras_loss = self.loss_of(labels, keras_logits)
         keras_loss.backward()
         keras_gradients = [weight.value.grad for weight in theirs.trainable_weights]
-        with torch.no_grad():  # the rest of a step of Keras' torch trainer
+        with torch.no_grad():  # what Keras' torch trainer does after backward()
             self.keras_optimizer.apply(keras_gradients, theirs.trainable_weights)
             pairs = zip(self.layout, gradients, keras_gradients, theirs.weights, strict=True)
             far = [
@@ -102,7 +102,7 @@ class Pair:
 
     @torch.inference_mode()
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What both make of images now: (N, classes) each."""
+        """The logits of both, (N, classes) each."""
         parts = torch.split(images.to(self.dtype), 1000)
         ours = [self.module.network(part) for part in parts]
         theirs = [self.keras(part.permute(0, 2, 3, 1), training=False) for part in parts]
@@ -114,13 +114,13 @@ class Pair:
 
 @contextmanager
 def keras_precision(dtype: torch.dtype) -> Iterator[None]:
-    """Have Keras compute in this precision all through."""
+    """Make Keras compute in this precision throughout."""
     precision = str(dtype).removeprefix("torch.")
     table = keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE
     single = table["float64"]
     keras.config.set_floatx(precision)
     keras.config.set_dtype_policy(precision)
-    table["float64"] = precision  # but for this, it multiplies matrices in single precision
+    table["float64"] = precision  # otherwise it multiplies matrices in single precision
     try:
         yield
     finally:
@@ -130,13 +130,13 @@ def keras_precision(dtype: torch.dtype) -> Iterator[None]:
 
 
 def keras_network(name: str) -> keras.Sequential:
-    """One of the five in Keras, with fresh weights and without dropout, in the precision that Keras is set to."""
+    """One of the five networks in Keras, with initial weights and without dropout, in Keras' current precision."""
     layers = [layer for layer in NETWORKS[name]() if not isinstance(layer, keras.layers.Dropout)]
     return keras.Sequential([keras.Input((28, 28, 1)), *layers])
 
 
 def our_module(name: str, dtype: torch.dtype = torch.float32) -> tuple[Classifier, torch.optim.Optimizer]:
-    """The same of `conf/model`, without dropout, and the optimiser that it has here by default."""
+    """One of the five networks here, without dropout, and the default optimiser."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = to_config(compose("config", [f"model={name}"]))
     layers = [layer for layer in config.model.layers if "Dropout" not in layer]
@@ -147,7 +147,7 @@ def our_module(name: str, dtype: torch.dtype = torch.float32) -> tuple[Classifie
 
 
 def batches_of(images: Tensor, labels: Tensor, size: int) -> list[Batch]:
-    """All images once, in an order of their own, the last batch smaller."""
+    """All images once, in a random order; the last batch is smaller."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     scaled = Preprocessing()(images)
     return [(scaled[chosen], labels[chosen]) for chosen in torch.split(order, size)]
@@ -168,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--data-root", default="data")
-    parser.add_argument("--output", type=Path, help="a picture to draw, .svg or .png")
+    parser.add_argument("--output", type=Path, help="draw a figure, .svg or .png")
     options = parser.parse_args()
     datasets.fetch("mnist", options.data_root, os.environ.get("MNIST_MIRROR"))
     train = datasets.load("mnist", options.data_root).train
@@ -194,7 +194,7 @@ def _draw(name: str, found: dict[str, list[Step]], path: Path) -> None:
     figure = Figure((7, 3.2), layout="constrained")
     axes = figure.subplots()
     for precision, steps in found.items():
-        # A difference of nothing at all has no place on a logarithmic axis; the smallest double stands for it.
+        # A logarithmic axis has no zero; the smallest double stands for it.
         axes.semilogy(range(1, len(steps) + 1), [max(step.relative, 1e-17) for step in steps], lw=0.9, label=precision)
     axes.axhline(1e-5, color="grey", lw=0.8, ls="--")
     axes.set(

@@ -43,7 +43,7 @@ def steps(model: str, switches: set[str], seconds: float) -> None:
     from torch.nn import functional as F
 
     from mnist_cnn import machine
-    from mnist_cnn.network.build import build_network
+    from mnist_cnn.network import build_network
     from mnist_cnn.training.optimizers import KerasAdam
 
     if "give-back" not in switches:

@@ -153,7 +153,7 @@ def hand_built(name: str) -> tuple[Any, int]:
     """A published network out of torch's modules, with the first weights that ours draws, and its operations."""
     from torch import nn
 
-    from mnist_cnn.network.build import build_network
+    from mnist_cnn.network import build_network
     from mnist_cnn.network.modules import Flatten
 
     ours = build_network(layers_of(name), (1, 28, 28), 10)

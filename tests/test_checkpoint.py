@@ -8,7 +8,7 @@ import torch
 
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import Network, build_network
 
 
 @pytest.fixture

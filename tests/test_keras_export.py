@@ -15,10 +15,9 @@ from mnist_cnn.errors import OutputError, UserError
 from mnist_cnn.inference.checkpoint import TrainedNetwork, load, save
 from mnist_cnn.keras.export import export_keras, input_shape
 from mnist_cnn.keras.importer import import_model
+from mnist_cnn.network import LAYERS, MERGES, Network, build_network
+from mnist_cnn.network.activations import ACTIVATIONS
 from mnist_cnn.network.arguments import keras_shape
-from mnist_cnn.network.build import Network, build_network
-from mnist_cnn.network.layers import LAYERS, MERGES
-from mnist_cnn.network.modules import ACTIVATIONS
 from tests.conftest import CONF
 
 END: list[Any] = ["Flatten", {"Dense": {"units": 10}}]
@@ -120,7 +119,7 @@ def test_keras_computes_the_same_and_it_comes_back_the_same(layers: list[Any]) -
     torch.testing.assert_close(back.network(x), original.network(x), atol=1e-5, rtol=1e-5)
 
 
-def test_every_layer_is_among_them() -> None:
+def test_every_layer_is_exported_in_these_tests() -> None:
     kinds = {
         kind
         for layers in NETWORKS.values()
@@ -168,14 +167,14 @@ def test_what_keras_3_does_not_have_is_refused(layers: list[Any]) -> None:
     assert list(Path().iterdir()) == []
 
 
-def test_a_file_that_exists_is_kept() -> None:
+def test_an_existing_file_is_kept() -> None:
     Path("it.keras").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         export_keras(trained(END), Path("it.keras"))
     assert Path("it.keras").read_text() == "mine"
 
 
-def test_a_folder_that_is_not_there_is_told() -> None:
+def test_a_missing_folder_is_refused() -> None:
     with pytest.raises(OutputError, match="there is no folder nowhere"):
         export_keras(trained(END), Path("nowhere/it.keras"))
 

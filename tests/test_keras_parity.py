@@ -1,25 +1,28 @@
-"""Is training here what it is in Keras? Keras itself runs beside ours, on its torch backend."""
+"""Training here is what it is in Keras, which runs beside it on its torch backend."""
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from keras_recipes import NETWORKS, compiled, keras
 from keras_seeds import compare as compare_means
 from keras_steps import Step, batches_of, compare, layout_of, our_module
 from omegaconf import OmegaConf
 from scipy.stats import ks_2samp
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.split import split_indices
-from mnist_cnn.network import modules as keras_ops
-from mnist_cnn.network.build import build_network
-from mnist_cnn.network.layers import LAYERS
+from mnist_cnn.network import LAYERS, build_network
+from mnist_cnn.network.initializers import INITIALIZERS
 from mnist_cnn.training.module import Measured
-from tests.conftest import Outcome
+from tests.conftest import Outcome, composed
 
 STEPS = 50
 
@@ -78,7 +81,7 @@ def _worst(steps: list[Step], what: str) -> float:
 
 # --- the same distributions ---
 
-RANDOM = sorted(set(keras_ops.INITIALIZERS) - {"zeros", "ones"})
+RANDOM = sorted(set(INITIALIZERS) - {"zeros", "ones"})
 
 
 @pytest.mark.parametrize("shape", [(300, 500), (3, 3, 40, 200)], ids=["dense", "convolution"])
@@ -144,23 +147,52 @@ def test_an_epochs_loss_and_accuracy_weigh_the_last_small_batch_as_keras_does() 
         assert float(value) == pytest.approx(float(history[what][0]), rel=1e-5)
 
 
-@pytest.mark.parametrize("patience", [1, 2, 5])
-def test_early_stopping_stops_after_the_same_epoch_and_keeps_the_same_one(patience: int) -> None:
-    from lightning.pytorch.callbacks import EarlyStopping
+class GivenLosses(pl.LightningModule):
+    """Trains nothing; its validation losses and accuracies are given, one for each epoch."""
 
-    for losses in torch.rand(20, 12, generator=torch.Generator().manual_seed(patience)):
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self.losses = losses
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch: list[Tensor]) -> Tensor:
+        return self.weight * batch[0].sum()
+
+    def validation_step(self, batch: list[Tensor]) -> None:
+        loss = self.losses[self.current_epoch]
+        self.log_dict({"val/loss": loss, "val/accuracy": loss})  # so that the best epoch by accuracy is another one
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("patience", [1, 2, 5])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's, on its own and on workers
+def test_the_configured_early_stopping_stops_and_keeps_the_epoch_that_keras_does(patience: int, tmp_path: Path) -> None:
+    stopped_early = 0
+    for index, losses in enumerate(torch.rand(20, 12, generator=torch.Generator().manual_seed(patience)).tolist()):
         theirs = keras.callbacks.EarlyStopping("val_loss", patience=patience)
         theirs.set_model(compiled("mlp"))
         theirs.model.stop_training = False
         theirs.on_train_begin()
-        ours = EarlyStopping("val/loss", patience=patience, mode="min")
         for epoch, loss in enumerate(losses):
-            theirs.on_epoch_end(epoch, {"val_loss": float(loss)})
-            stop, _ = ours._evaluate_stopping_criteria(loss)  # what its hooks ask
-            assert stop == theirs.model.stop_training
-            if stop:
+            theirs.on_epoch_end(epoch, {"val_loss": loss})
+            if theirs.model.stop_training:
                 break
-        assert theirs.best_epoch == int(losses[: epoch + 1].argmin())  # which is the one that best.ckpt keeps
+        run = tmp_path / str(index)
+        settings = ("callbacks=early_stopping", f"callbacks.early_stopping.patience={patience}", f"run_dir={run}")
+        callbacks = [instantiate(callback) for callback in composed(*settings).callbacks.values()]
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=len(losses), callbacks=callbacks, logger=False, num_sanity_val_steps=0,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        data = DataLoader(TensorDataset(torch.ones(1)))
+        trainer.fit(GivenLosses(losses), data, data)
+        assert trainer.current_epoch == epoch + 1
+        best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+        assert best["epoch"] == theirs.best_epoch == min(range(epoch + 1), key=losses.__getitem__)
+        stopped_early += trainer.current_epoch < len(losses)
+    assert stopped_early > 0
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3, 5, 4), -1), ((3, 5, 4), 1), ((7,), -1), ((6, 4), -1)])

@@ -1,6 +1,9 @@
 """Layers against what Keras defines: shapes, padding and order are checked by computing them the slow way."""
 
+import inspect
+import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,8 +13,12 @@ import yaml
 from torch import Tensor, nn
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.network import modules as keras_ops
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import LAYERS, MERGES, Layer, Network, build_network, layer
+from mnist_cnn.network.activations import ACTIVATIONS
+from mnist_cnn.network.arguments import Shape, real
+from mnist_cnn.network.graph import GraphNetwork
+from mnist_cnn.network.initializers import INITIALIZERS
+from mnist_cnn.network.registry import parameters_of
 from tests.conftest import CONF
 
 SHAPE = (3, 11, 12)
@@ -50,8 +57,8 @@ def test_every_formula_of_a_summary_gives_its_count() -> None:
         "Flatten",
         {"Dense": {"units": 4}},
     ]
-    for row in build(*layers).rows[1:]:
-        assert eval(row.how.replace("·", "*").replace(",", "") or "0") == row.parameters
+    for node in build(*layers).nodes[1:]:
+        assert eval(node.formula.replace("·", "*").replace(",", "") or "0") == node.parameters
 
 
 def slow_windows(x: Tensor, kernel: int, stride: int, padding: str, fill: float) -> list[list[Tensor]]:
@@ -137,11 +144,11 @@ def test_batch_normalization_keeps_keras_moving_averages() -> None:
 
 def test_batch_normalization_without_scale_or_center_has_fewer_parameters() -> None:
     network = build({"BatchNormalization": {"scale": False, "center": False}}, "Flatten", "BatchNormalization")
-    assert [row.parameters for row in network.rows] == [6, 0, 4 * 396]
+    assert [node.parameters for node in network.nodes] == [6, 0, 4 * 396]
     network(torch.randn(2, *SHAPE))
 
 
-@pytest.mark.parametrize("name", sorted(keras_ops.INITIALIZERS))
+@pytest.mark.parametrize("name", sorted(INITIALIZERS))
 def test_initialisers_have_the_variance_and_bounds_that_keras_gives_them(name: str) -> None:
     dense = build({"Dense": {"units": 400, "kernel_initializer": name}}, shape=(600,))
     weight, bias = (parameter.detach() for parameter in dense.parameters())
@@ -189,7 +196,7 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(name for name in keras_ops.ACTIVATIONS if name))
+@pytest.mark.parametrize("name", sorted(name for name in ACTIVATIONS if name))
 def test_activations_are_the_functions_that_keras_defines(name: str) -> None:
     network = build({"Activation": {"activation": name}}, {"Rescaling": {"scale": 1}}, shape=(33,))
     torch.testing.assert_close(network(X[None])[0], FORMULAS[name])
@@ -277,6 +284,10 @@ def test_a_softmax_at_the_end_is_left_to_the_loss(last: Any) -> None:
         (["Flatten", "MaxPooling2D"], "layer 1 (MaxPooling2D): it needs an image"),
         ([{"MaxPooling2D": {"pool_size": 12}}], "nothing is left of its input, 3×11×12"),
         ([{"Reshape": {"target_shape": [5, -1]}}], "target_shape"),
+        ([{"Reshape": {"target_shape": 5}}], "target_shape 5 must be"),
+        ([{"Reshape": {"target_shape": [1, 1, 3, 132]}}], "target_shape [1, 1, 3, 132] must be"),
+        ([{"Reshape": {"target_shape": ["a", -1]}}], "target_shape must be a whole number"),
+        ([{"Permute": {"dims": [1, "2", 3]}}], "dims must be a whole number"),
         ([{"Dropout": {"rate": 2}}], "between 0 and 1"),
         ([{"ReLU": {"max_value": "x"}}], "max_value must be a number"),
         ([{"Rescaling": {"scale": "x"}}], "scale must be a number"),
@@ -288,6 +299,103 @@ def test_what_can_not_be_built_is_refused_by_layer_and_reason(layers: list[Any],
     with pytest.raises(ConfigError) as refused:
         build_network(layers, SHAPE, 10)
     assert says in str(refused.value)
+
+
+BOOLEANS = [
+    (kind, name)
+    for kind in (*LAYERS, *MERGES)
+    for name, parameter in parameters_of(kind).items()
+    if parameter.annotation is bool or isinstance(parameter.default, bool)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), BOOLEANS)
+@pytest.mark.parametrize("value", ["no", 0, 1, None, []])
+def test_only_true_and_false_are_booleans(kind: str, name: str, value: Any) -> None:
+    needed = {key: 3 for key, p in parameters_of(kind).items() if p.default is inspect.Parameter.empty}
+    before = [{"Reshape": {"target_shape": [12, 33]}}] if kind == "LSTM" else []
+    build(*before, {kind: {**needed, name: True}})
+    with pytest.raises(ConfigError) as refused:
+        build(*before, {kind: {**needed, name: value}})
+    assert str(refused.value) == f"layer {len(before)} ({kind}): {name} must be true or false, not {value!r}."
+
+
+def test_the_booleans_of_all_layers_are_found() -> None:
+    assert {name for _, name in BOOLEANS} == {"use_bias", "center", "scale", "keepdims", "return_sequences"}
+
+
+def test_every_argument_of_a_layer_has_a_type() -> None:
+    untyped = [
+        (kind, name)
+        for kind in (*LAYERS, *MERGES)
+        for name, parameter in parameters_of(kind).items()
+        if parameter.annotation in (Any, inspect.Parameter.empty)
+    ]
+    assert untyped == []
+
+
+class GaussianNoise(nn.Module):
+    """Adds normal noise while training."""
+
+    def __init__(self, stddev: float) -> None:
+        super().__init__()
+        self.stddev = stddev
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.stddev * torch.randn_like(x) if self.training else x
+
+
+@pytest.fixture
+def gaussian_noise() -> Iterator[None]:
+    @layer("GaussianNoise")
+    def _(shape: Shape, stddev: float) -> Layer:
+        return Layer({"GaussianNoise": GaussianNoise(real("stddev", stddev))}, shape)
+
+    yield
+    del LAYERS["GaussianNoise"]
+
+
+@pytest.mark.usefixtures("gaussian_noise")
+def test_a_layer_registered_outside_the_package_is_built_trained_and_rebuilt() -> None:
+    network = build_network([{"GaussianNoise": {"stddev": 0.5}}, "Flatten", {"Dense": {"units": 10}}], SHAPE, 10)
+    x = torch.rand(8, *SHAPE)
+    assert torch.equal(network.eval()(x), network(x))
+    assert float((network.train()[0](x) - x).std()) == pytest.approx(0.5, rel=0.1)
+
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    nn.functional.cross_entropy(network(x), torch.arange(8)).backward()  # type: ignore[no-untyped-call]  # torch's
+    torch.optim.SGD(network.parameters(), lr=0.1).step()
+    assert not torch.equal(before["2_Dense.weight"], network.state_dict()["2_Dense.weight"])
+
+    description = json.loads(json.dumps([network.layers, network.input_shape]))  # what a checkpoint holds
+    rebuilt = build_network(*description)
+    rebuilt.load_state_dict(network.state_dict())
+    assert torch.equal(rebuilt.eval()(x), network.eval()(x))
+
+
+@pytest.mark.usefixtures("gaussian_noise")
+def test_a_registered_layers_signature_is_its_schema() -> None:
+    for arguments, says in (
+        ({}, "layer 0 (GaussianNoise): stddev is missing."),
+        ({"stdev": 1}, "it has no argument 'stdev'. Did you mean stddev?"),
+        ({"stddev": "much"}, "stddev must be a number, not 'much'."),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            build({"GaussianNoise": arguments})
+        assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["baseline", "tiny", "deep", "dropout", "mlp"])
+def test_reference_networks_are_plain_chains(name: str) -> None:
+    assert type(reference(name)) is Network
+
+
+def test_a_list_with_inputs_or_shared_layers_is_a_graph() -> None:
+    named = {"Conv2D": {"filters": 3, "kernel_size": 1, "name": "a"}}
+    assert type(build(named)) is Network
+    assert type(build(named, {"Add": {"inputs": ["a", "input"]}})) is GraphNetwork
+    assert type(build(named, {"Flatten": {"inputs": "input"}})) is GraphNetwork
+    assert type(build(named, {"Shared": {"layer": "a"}})) is GraphNetwork
 
 
 def test_shared_layers_have_one_set_of_weights_and_are_counted_once() -> None:

@@ -20,7 +20,7 @@ from speed import watch
 from torch import Tensor, nn
 
 from mnist_cnn import machine
-from mnist_cnn.network.build import build_network
+from mnist_cnn.network import build_network
 from mnist_cnn.training import fast_steps
 from mnist_cnn.training.optimizers import build_optimizer
 from mnist_cnn.training.trainer import build_trainer

@@ -11,7 +11,7 @@ from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
-from mnist_cnn.network.build import build_network
+from mnist_cnn.network import build_network
 from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 from tests.conftest import QUICK, assert_equal_runs, configured, metrics, run_process, train_command
 

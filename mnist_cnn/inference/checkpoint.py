@@ -18,7 +18,7 @@ import torch
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.files import new_file
-from mnist_cnn.network.build import Network, build_network
+from mnist_cnn.network import Network, build_network
 
 METADATA_KEY = "mnist_cnn"
 FORMAT = 2  # the version of the metadata

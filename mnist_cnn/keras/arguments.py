@@ -1,16 +1,15 @@
-"""What are the arguments of a Keras layer in our words? What is unknown, and might change what it does, is refused."""
+"""Translates the arguments of a Keras layer; refuses any that is unknown and might change what the layer computes."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.keras.config import KerasLayer
-from mnist_cnn.network.layers import LAYERS, MERGES
-from mnist_cnn.network.modules import ACTIVATIONS
+from mnist_cnn.keras.model_config import KerasLayer
+from mnist_cnn.network.activations import ACTIVATIONS
+from mnist_cnn.network.registry import parameters_of
 
-# Arguments that would change what a layer computes, with the only values that are known here.
-_MUST_BE: dict[str, tuple[Any, ...]] = {
+# Arguments that change what a layer computes, with the only values that are supported.
+_REQUIRED: dict[str, tuple[Any, ...]] = {
     "go_backwards": (False,), "stateful": (False,), "return_state": (False,), "time_major": (False,),
     "zero_output_for_mask": (False,), "noise_shape": (None,), "mode": (0,), "renorm": (False,), "groups": (1, None),
     "virtual_batch_size": (None,), "lora_rank": (None,), "quantization_mode": (None,), "data_format": (
@@ -18,55 +17,55 @@ _MUST_BE: dict[str, tuple[Any, ...]] = {
     ),
 }  # fmt: skip
 
-# Arguments that do not: what only training looks at, and how things are called or computed.
-_NO_MATTER = (
+# Endings of arguments that don't: those of training, and those for names and ways of computing the same.
+_IGNORED = (
     "initializer", "regularizer", "constraint", "_shape", "dtype", "dropout", "init", "input_dim", "input_length",
     "name", "trainable", "seed", "sparse", "ragged", "unit_forget_bias", "implementation", "unroll", "consume_less",
     "fused", "synchronized", "dropout_W", "dropout_U", "use_cudnn", "lora_alpha", "renorm_momentum",
 )  # fmt: skip
 
-# Keras 1's words.
-_KERAS_1 = {
+# Keras 1's names for arguments of Keras 2 and 3.
+_KERAS_1_NAMES = {
     "nb_filter": "filters", "subsample": "strides", "border_mode": "padding", "bias": "use_bias", "output_dim": "units",
     "p": "rate", "inner_activation": "recurrent_activation", "dim_ordering": "data_format",
     "atrous_rate": "dilation_rate",
 }  # fmt: skip
 
-# Activations of ours that no Keras knows by these names.
-_OURS = ("log", "hard_sigmoid_keras2")
+# Activations of this project that no Keras has under these names.
+_NOT_KERAS = ("log", "hard_sigmoid_keras2")
 
 
-def arguments_of(layer: KerasLayer, keras: int, is_chw: bool, rank: int) -> dict[str, Any]:
-    """Those that our layer takes, as far as they are not its defaults.
+def translate_arguments(layer: KerasLayer, keras_major: int, is_chw: bool, rank: int) -> dict[str, Any]:
+    """The arguments of the layer here, without those that have its default.
 
-    `keras` is the major version that wrote them; `is_chw` tells that the input is an image in channels_first order,
-    `rank` its number of axes with the batch. An activation that is a layer itself comes as such. ConfigError names the
-    argument that can't be.
+    `keras_major` is the major version of the Keras that wrote them, `is_chw` whether the input is an image in
+    channels_first order, `rank` the number of its axes with the batch. An activation that is a layer itself stays a
+    KerasLayer. ConfigError names an argument that is not supported.
     """
-    given = _in_keras_2_words(layer.config) if keras == 1 else dict(layer.config)
+    given = _in_keras_2_names(layer.config) if keras_major == 1 else dict(layer.config)
     if layer.kind == "LeakyReLU" and "alpha" in given:
         given["negative_slope"] = given.pop("alpha")
-    parameters = inspect.signature(LAYERS.get(layer.kind) or MERGES[layer.kind]).parameters
+    parameters = parameters_of(layer.kind)
     arguments = {}
     for key, value in given.items():
         if key in parameters and not key.endswith("initializer"):
-            value = _value(key, _plain(value), keras, is_chw, rank)
+            value = _translate(key, _plain(value), keras_major, is_chw, rank)
             default = parameters[key].default
             if value != default or type(value) is not type(default):
                 arguments[key] = value
-        elif key in _MUST_BE:
-            if value not in _MUST_BE[key]:
+        elif key in _REQUIRED:
+            if value not in _REQUIRED[key]:
                 raise ConfigError(f"{key}={value!r} is not supported.")
-        elif not (value is None or value is False or key.endswith(_NO_MATTER)):
+        elif not (value is None or value is False or key.endswith(_IGNORED)):
             raise ConfigError(f"its option {key}={value!r} is not known.")
     if "pool_size" in parameters and arguments.get("strides") == arguments.get("pool_size", 2):
         arguments.pop("strides", None)  # a pooling's default
     return arguments
 
 
-def _value(key: str, value: Any, keras: int, is_chw: bool, rank: int) -> Any:
+def _translate(key: str, value: Any, keras_major: int, is_chw: bool, rank: int) -> Any:
     if key.endswith("activation"):
-        return _activation(value, keras)
+        return _activation(value, keras_major)
     if key == "axis":
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if is_chw and type(value) is int:
@@ -78,32 +77,32 @@ def _value(key: str, value: Any, keras: int, is_chw: bool, rank: int) -> Any:
     return value
 
 
-def _activation(value: Any, keras: int) -> Any:
-    if isinstance(value, Mapping):  # how Keras 3 writes a layer, or a function of one's own
+def _activation(value: Any, keras_major: int) -> Any:
+    if isinstance(value, Mapping):  # how Keras 3 writes a layer, or a user's function
         kind = value.get("class_name")
         if kind in ("ReLU", "LeakyReLU", "ELU", "Softmax") and isinstance(value.get("config"), Mapping):
             return KerasLayer(kind, kind, dict(value["config"]))
         value = value.get("config") if isinstance(value.get("config"), str) else kind or "a Python function"
     if value in (None, "linear"):
         return None
-    if value == "hard_sigmoid" and keras < 3:
+    if value == "hard_sigmoid" and keras_major < 3:
         return "hard_sigmoid_keras2"
-    if value == "softmax_v2":  # how TensorFlow calls its function
+    if value == "softmax_v2":  # TensorFlow's name for its function
         return "softmax"
-    if not isinstance(value, str) or value not in ACTIVATIONS or value in _OURS:
-        raise ConfigError(f"its activation {value!r} is not supported, or a function of somebody's own.")
+    if not isinstance(value, str) or value not in ACTIVATIONS or value in _NOT_KERAS:
+        raise ConfigError(f"its activation {value!r} is not supported; it may be a custom function.")
     return value
 
 
-def _in_keras_2_words(config: Mapping[str, Any]) -> dict[str, Any]:
-    new = {_KERAS_1.get(key, key): value for key, value in config.items()}
+def _in_keras_2_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    new = {_KERAS_1_NAMES.get(key, key): value for key, value in config.items()}
     if "nb_row" in new:
         new["kernel_size"] = [new.pop("nb_row"), new.pop("nb_col", None)]
     return new
 
 
 def _plain(value: Any) -> Any:
-    """An array of Keras 2 as a number or a list, as its `alpha` and `max_value` are sometimes written."""
+    """A number or a list instead of a tuple, or of the array as which Keras 2 sometimes writes alpha and max_value."""
     if isinstance(value, Mapping) and value.get("type") == "ndarray":
         return value.get("value")
     return list(value) if isinstance(value, tuple) else value

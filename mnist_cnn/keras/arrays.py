@@ -1,9 +1,9 @@
-"""What JSON and which arrays are in a Keras file? Runs as a process of its own: `python keras_arrays.py FILE`.
+"""Reads the JSON and the arrays of a Keras file, in a process of its own: `python arrays.py FILE`.
 
-The HDF5 library is written in C, and a damaged or hostile file can crash it, keep it busy or make it take all memory.
-So `keras_file` starts this script, which limits itself before it opens the file, and reads from its standard output: a
-line of JSON, then the arrays in float32, one after the other. It knows HDF5 and zip, not Keras; it follows no link,
-writes nothing, and stands on h5py and numpy alone.
+A damaged or hostile file can crash the HDF5 library, which is written in C, keep it busy or use up all memory. So
+`keras/file.py` runs this script, which limits itself before it opens the file, and reads its standard output: one line
+of JSON, then the arrays in float32, one after the other. It follows no link, writes no file, and imports only h5py and
+numpy.
 """
 
 import contextlib
@@ -21,21 +21,21 @@ MAX_JSON = 2**24  # bytes of a configuration
 MAX_ITEMS = 20_000  # groups and arrays
 MAX_DEPTH = 24  # of groups in groups
 MAX_MEMORY = 2**32  # bytes of address space
-MAX_SECONDS = 20  # of computing; a small network takes a tenth of one
+MAX_SECONDS = 20  # of processor time; a small network takes 0.1
 
-# What training leaves in a file besides the weights of layers.
+# Groups that training leaves in a file, and that are not the weights of layers.
 _NOT_LAYERS = ("optimizer", "metrics", "compile_metrics", "loss_tracker", "seed_generator", "_metrics", "_loss_tracker")
 
 
 class Refused(Exception):
-    """What is wrong with the file, in a sentence."""
+    """A file that is not read; the message says why."""
 
 
 def main(path: str) -> int:
-    """Print what the file holds, or `{"error": …}`."""
-    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no compression plug-ins: these are libraries that HDF5 would load
-    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # a folder may be read-only
-    import h5py  # noqa: F401  # before the limits, which its own libraries may not fit in
+    """Write what the file holds to standard output, or `{"error": …}`."""
+    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no compression plug-ins, which are libraries
+    os.environ["HDF5_USE_FILE_LOCKING"] = "FALSE"  # the folder may be read-only
+    import h5py  # noqa: F401  # before the limits, which loading its libraries may exceed
 
     _limit()
     try:
@@ -44,8 +44,8 @@ def main(path: str) -> int:
     except Refused as refused:
         line, arrays = json.dumps({"error": str(refused)}), []
     except MemoryError:
-        line, arrays = json.dumps({"error": "it takes more memory than any small network does"}), []
-    except Exception as error:  # h5py, zipfile and zlib raise almost anything for a damaged file, and this is all we do
+        line, arrays = json.dumps({"error": "it needs more memory than any small network"}), []
+    except Exception as error:  # for a damaged file h5py, zipfile and zlib raise almost anything
         line, arrays = json.dumps({"error": f"damaged: {' '.join(str(error).split())[:200]}"}), []
     out = sys.stdout.buffer
     out.write(line.encode() + b"\n")
@@ -57,8 +57,8 @@ def main(path: str) -> int:
 def read(path: str) -> tuple[dict[str, Any], list[Any]]:
     """The header, and the arrays of real numbers.
 
-    The header has `config` and `metadata` as far as the file has them, the `attributes` of its groups that are texts,
-    the path and shape of its `arrays`, and the paths of all `others`.
+    The header has `config` and `metadata` if the file has them, the text `attributes` of each group, the path and shape
+    of each of the `arrays`, and the paths of all `others`.
     """
     import h5py
 
@@ -70,23 +70,23 @@ def read(path: str) -> tuple[dict[str, Any], list[Any]]:
                 if name in names:
                     header[name.removesuffix(".json")] = json.loads(_member(archive, name, MAX_JSON))
             if "config" not in header or "model.weights.h5" not in names:
-                raise Refused("a zip file, but not one of Keras: it has no config.json and model.weights.h5")
+                raise Refused("a zip file, but not one of Keras: config.json or model.weights.h5 is missing")
             source: Any = io.BytesIO(_member(archive, "model.weights.h5", 8 * MAX_VALUES))
     else:
         with open(path, "rb") as file:
             if file.read(2) == b"PK":
-                raise Refused("damaged: a zip file that is cut off")
+                raise Refused("damaged: a truncated zip file")
         source = path
     with h5py.File(source, "r") as file:
         return _hdf5(file, header)
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """A file out of a zip; however much its entry says it holds, no more is unpacked than `most`."""
+    """A file of a zip archive; unpacks no more than `most` bytes, whatever size the archive states."""
     with archive.open(name) as stream:
         content = stream.read(most + 1)
     if len(content) > most:
-        raise Refused(f"its {name} unpacks to more than {most:,} bytes, which is no small network")
+        raise Refused(f"its {name} unpacks to more than {most:,} bytes, too many for a small network")
     return content
 
 
@@ -109,11 +109,11 @@ def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]
             others.append(path)  # counters, and the random states of augmentation layers
             continue
         if item.external or item.is_virtual:
-            raise Refused(f"its array {path} lies in another file, which is not followed")
+            raise Refused(f"its array {path} is in another file, which is not followed")
         size = math.prod(item.shape)
         total += max(size, math.prod(item.chunks or ()))
         if total > MAX_VALUES:
-            raise Refused(f"its arrays have more than {MAX_VALUES:,} values, which is no small network")
+            raise Refused(f"its arrays have more than {MAX_VALUES:,} values, too many for a small network")
         found.append({"path": path, "shape": list(item.shape)})
         arrays.append(np.asarray(item[()], dtype="<f4"))
         if arrays[-1].shape != item.shape:
@@ -122,7 +122,7 @@ def _hdf5(file: Any, header: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]
 
 
 def _walk(root: Any) -> Iterator[tuple[str, Any]]:
-    """Every group and array under its path; h5py's own walk would follow whatever the file says."""
+    """Every group and array with its path. h5py's own `visititems` has no limits."""
     import h5py
 
     left = MAX_ITEMS
@@ -134,7 +134,7 @@ def _walk(root: Any) -> Iterator[tuple[str, Any]]:
             left -= 1
             inner = f"{path}/{name}" if path else name
             if left < 0 or depth >= MAX_DEPTH:
-                raise Refused("its groups are more or deeper than those of any network")
+                raise Refused("it has more groups, or deeper ones, than any network")
             if not path and name.replace("\\", "/").split("/")[0].startswith(_NOT_LAYERS):
                 continue
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
@@ -147,7 +147,7 @@ def _walk(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _text(group: Any, name: str) -> Any:
-    """An attribute that is a text or a list of texts, and nothing else."""
+    """An attribute if it is a text or a list of texts, else None."""
     import h5py
 
     attribute = h5py.h5a.open(group.id, name.encode())
@@ -164,7 +164,7 @@ def _text(group: Any, name: str) -> Any:
 
 
 def _limit() -> None:
-    with contextlib.suppress(ImportError):  # not on Windows, where the time limit of the caller has to do
+    with contextlib.suppress(ImportError):  # Windows has none; there the caller's time limit must do
         import resource
 
         for what, most in (
@@ -173,7 +173,7 @@ def _limit() -> None:
             (resource.RLIMIT_FSIZE, 0),
             (resource.RLIMIT_CORE, 0),
         ):
-            with contextlib.suppress(ValueError, OSError):  # a system may forbid one, and macOS knows no RLIMIT_AS
+            with contextlib.suppress(ValueError, OSError):  # a system may forbid one, and macOS has no RLIMIT_AS
                 resource.setrlimit(what, (most, most))
 
 

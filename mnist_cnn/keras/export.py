@@ -1,9 +1,8 @@
-"""How does a checkpoint become a `.keras` file? Its layers as a configuration of Keras 3, its weights in that layout.
+"""Exports a network as a `.keras` file of Keras 3, without Keras.
 
-Keras itself is not needed. The model ends in a softmax, and takes pictures scaled as the network here does.
+The model ends in a softmax, and takes images scaled in the same way as the network does.
 """
 
-import inspect
 import io
 import json
 import math
@@ -16,18 +15,19 @@ from typing import Any
 from mnist_cnn.errors import UserError
 from mnist_cnn.files import new_file
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.keras.config import snake_case
+from mnist_cnn.keras.model_config import snake_case
 from mnist_cnn.keras.weights import variables
 from mnist_cnn.network.arguments import Shape, keras_shape
-from mnist_cnn.network.build import Network, Node
-from mnist_cnn.network.layers import LAYERS, MERGES
+from mnist_cnn.network.graph import GraphNetwork
+from mnist_cnn.network.network import Network, Node
+from mnist_cnn.network.registry import MERGES, parameters_of
 
 _INPUT = "input"
 _NOT_IN_KERAS_3 = {"hard_sigmoid_keras2": "Keras 1 and 2's hard_sigmoid"}
 
 
 def export_keras(trained: TrainedNetwork, path: Path) -> None:
-    """Write a `.keras` file; UserError where Keras 3 has no such layer, and OutputError where the file exists."""
+    """Write a `.keras` file. UserError if Keras 3 lacks one of the layers, OutputError if the file exists."""
     if find_spec("h5py") is None:
         raise UserError("Keras files are written with h5py, which is not installed; pip install -e '.[keras]'")
     config, groups = _config(trained)
@@ -40,26 +40,25 @@ def export_keras(trained: TrainedNetwork, path: Path) -> None:
 
 
 def input_shape(trained: TrainedNetwork) -> Shape:
-    """What the exported model takes, without the batch: (H, W, C), or what the Keras model took that it came from."""
+    """The exported model's input, without the batch: (H, W, C), or as in the Keras model that it was imported from."""
     shape = keras_shape(trained.network.input_shape)
-    users = [node for node in trained.network.nodes if 0 in node.sources]
     original = tuple(trained.training.get("keras", {}).get("input_shape", ()))
     # Flatten and Reshape take the values in any shape.
-    free = all(node.kind in ("Flatten", "Reshape") for node in users)
-    return original if free and original and math.prod(original) == math.prod(shape) else shape
+    any_shape = all(node.kind in ("Flatten", "Reshape") for node in trained.network.nodes if 0 in node.sources)
+    return original if any_shape and original and math.prod(original) == math.prod(shape) else shape
 
 
 def _config(trained: TrainedNetwork) -> tuple[dict[str, Any], dict[int, str]]:
-    """The model's configuration, and for each node with layers of its own the group that holds its weights."""
+    """The model's configuration, and for each node that is a layer of its own, its name and group of weights."""
     network = trained.network
     shapes = [input_shape(trained), *(keras_shape(node.output_shape) for node in network.nodes)]
     names = _names(network)
     layers = {index: _layer(network.nodes[index].kind, name) for index, name in names.items()}
-    history: dict[int, tuple[str, int]] = {0: (_INPUT, 0)}  # of every value: its layer, and which call of that
+    history: dict[int, tuple[str, int]] = {0: (_INPUT, 0)}  # of each value: its layer, and the number of the call
     for index, node in enumerate(network.nodes):
         layer = layers.get(index if node.shared is None else node.shared)
         if layer is None or any(source not in history for source in node.sources):
-            continue  # the output does not depend on it
+            continue  # the output does not depend on this node
         if node.shared is None:
             layer["config"] |= _arguments(index, node)
         tensors = [_tensor(shapes[source], history[source]) for source in node.sources]
@@ -69,34 +68,34 @@ def _config(trained: TrainedNetwork) -> tuple[dict[str, Any], dict[int, str]]:
     written = [_layer("InputLayer", _INPUT, batch_shape=[None, *shapes[0]], dtype="float32"), *layers.values()]
     if last.kind == "Dense" and last.arguments.get("activation") is None:
         layers[len(network.nodes) - 1]["config"]["activation"] = "softmax"
-    elif last.arguments.get("activation") == "log":  # of probabilities, which need no softmax then
+    elif last.arguments.get("activation") == "log":  # of probabilities: without it, they need no softmax
         layers[len(network.nodes) - 1]["config"]["activation"] = "linear"
     elif last.kind != "Softmax" and last.arguments.get("activation") != "softmax":
         written.append(_layer("Softmax", "probabilities"))
         _call(written[-1], _tensor(shapes[-1], output))
         output = ("probabilities", 0)
     config: dict[str, Any] = {"name": snake_case(trained.model) or "model", "trainable": True, "layers": written}
-    if network.is_chain:
+    if not isinstance(network, GraphNetwork):
         for layer in written:
             del layer["inbound_nodes"], layer["name"]
         module, kind = "keras", "Sequential"
     else:
         config |= {"input_layers": [[_INPUT, 0, 0]], "output_layers": [[*output, 0]]}
-        module, kind = "keras.src.models.functional", "Functional"  # where Keras 3 says that it is
+        module, kind = "keras.src.models.functional", "Functional"  # the module that Keras 3 itself writes
     return {"module": module, "class_name": kind, "config": config, "registered_name": None}, names
 
 
 def _names(network: Network) -> dict[int, str]:
-    """Every layer's name, which is also that of its group in the weights: its class, and its number in that class.
+    """The name of every layer and of its group of weights: its class, and its number among those of the class.
 
-    Keras counts in an order of its own, which it works out anew from the connections when it loads a model (Keras 3,
-    `keras/src/ops/function.py`): the layers farthest from the output first, and among those at the same distance in the
-    order of a depth-first search from the output.
+    Keras numbers the layers in an order that it derives from their connections when it loads a model (Keras 3,
+    `keras/src/ops/function.py`): those farthest from the output first, and those at the same distance in the order of a
+    depth-first search from the output.
     """
     before = {i: [source - 1 for source in node.sources if source] for i, node in enumerate(network.nodes)}
     layer_of = [i if node.shared is None else node.shared for i, node in enumerate(network.nodes)]
-    found: dict[int, None] = {}  # nodes as the search comes to them
-    finished: dict[int, None] = {}  # and as it leaves them
+    found: dict[int, None] = {}  # nodes in the order in which the search enters them
+    finished: dict[int, None] = {}  # and leaves them
     waiting = [len(network.nodes) - 1]
     while waiting:
         node = waiting[-1]
@@ -143,14 +142,14 @@ def _tensor(shape: Shape, history: tuple[str, int]) -> dict[str, Any]:
 
 
 def _arguments(index: int, node: Node) -> dict[str, Any]:
-    parameters = list(inspect.signature(LAYERS.get(node.kind) or MERGES[node.kind]).parameters.values())[1:]
-    # Written out in full, for what may be left out here may be required there.
+    parameters = parameters_of(node.kind).values()
+    # All of them, because Keras may require one that has a default here.
     arguments = {parameter.name: node.arguments.get(parameter.name, parameter.default) for parameter in parameters}
     arguments |= {key: "linear" for key, value in arguments.items() if key == "activation" and value is None}
     unknown = [value for key, value in arguments.items() if key.endswith("activation") and value in _NOT_IN_KERAS_3]
     if node.kind == "InstanceNormalization" or unknown:
         what = _NOT_IN_KERAS_3[unknown[0]] if unknown else "keras-contrib's InstanceNormalization"
-        raise UserError(f"layer {index} ({node.kind}): Keras 3 has no {what}; the network can't be exported to it.")
+        raise UserError(f"layer {index} ({node.kind}): Keras 3 has no {what}; the network can't be exported.")
     return arguments
 
 

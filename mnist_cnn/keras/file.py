@@ -1,7 +1,7 @@
-"""What does a Keras file say? Its model's configuration, its weights by layer, and who wrote it; nothing of it is run.
+"""Reads a Keras file: the model's configuration, its weights, and the version that wrote it. Nothing in it is run.
 
-It reads `.keras` (Keras 2.12 to 3) and HDF5 files (Keras 1 to 3), with or without the configuration inside. The file
-itself is opened by another process, `keras_arrays`, which a damaged one may crash.
+Both kinds are read: `.keras` (Keras 2.12 to 3), and HDF5 with or without a configuration (Keras 1 to 3). Another
+process, `keras/arrays.py`, opens the file, because a damaged one may crash it.
 """
 
 import json
@@ -20,35 +20,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn.errors import KerasFileError, UserError
-from mnist_cnn.keras import arrays as keras_arrays
+from mnist_cnn.keras import arrays as reader
 
 Array = NDArray[np.float32]
 
-_SECONDS = 60  # for the other process, start and all
+_SECONDS = 60  # for the other process, with its start
 
 
 @dataclass(frozen=True)
 class KerasFile:
-    """What was read. A Keras file has its weights either `by_layer`, in order, or `by_path`."""
+    """The content of a file. Its weights are to be found `by_layer`, in order, or where that is None, `by_path`."""
 
     path: Path
     config: dict[str, Any]  # of the model: class_name and config
-    version: str  # of the Keras that wrote it, "1" where that is not said
+    version: str  # of Keras; "1" if the file does not say
     backend: str
-    training: dict[str, Any]  # what `compile` was given: optimizer, loss, …
-    by_layer: list[tuple[str, list[Array]]] | None  # Keras 1 and 2: layers with their weights, in the model's order
+    training: dict[str, Any]  # the arguments of `compile`: optimizer, loss, …
+    by_layer: list[tuple[str, list[Array]]] | None  # HDF5: layers with their weights, in the model's order
     by_path: dict[str, Array]  # `.keras` files: layers/conv2d/vars/0
 
     @property
-    def keras(self) -> int:
-        """The major version."""
+    def keras_major(self) -> int:
         return {"1": 1, "2": 2}.get(self.version[:1], 3)
 
 
 def read(path: Path, architecture: Path | None = None) -> KerasFile:
-    """Read a file, and the JSON file of its configuration where the file itself has none.
+    """Read a file, with its configuration from the JSON file `architecture` if that is given.
 
-    KerasFileError says what is wrong with one that can't be used.
+    KerasFileError says why a file can't be used.
     """
     _check_kind(path)
     if find_spec("h5py") is None:
@@ -63,10 +62,10 @@ def read(path: Path, architecture: Path | None = None) -> KerasFile:
         config = _read_json(architecture)
     if not config:
         raise KerasFileError(
-            f"{path}: it has weights only; name the file of their configuration (model.to_json()): --architecture JSON"
+            f"{path}: it has weights only; name the JSON file that model.to_json() wrote: --architecture JSON"
         )
     if not isinstance(config, dict) or not isinstance(metadata, dict):
-        raise KerasFileError(f"{architecture or path}: its configuration is not one of a Keras model.")
+        raise KerasFileError(f"{architecture or path}: its configuration is not that of a Keras model.")
     if isinstance(config.get("compile_config"), dict):
         training = config["compile_config"]
     else:
@@ -85,7 +84,7 @@ def read(path: Path, architecture: Path | None = None) -> KerasFile:
 
 
 def _check_kind(path: Path) -> None:
-    """Say what a file is that is none of Keras; its name says nothing."""
+    """Refuse a file that is not one of Keras, and say what it is; its name tells nothing."""
     if path.is_dir():
         saved = (path / "saved_model.pb").exists()
         raise KerasFileError(
@@ -102,11 +101,11 @@ def _check_kind(path: Path) -> None:
     if not head:
         kind = "it is empty"
     elif head.startswith(b"version https://git-lfs"):
-        kind = "it is the pointer of Git LFS, not the file itself; fetch it with git lfs pull"
+        kind = "it is a pointer of Git LFS, not the file itself; fetch it with git lfs pull"
     elif head.lstrip()[:1] == b"<":
         kind = "it is a web page; download the file itself (on GitHub: Raw)"
     elif re.match(rb"\x89HDF(?!\r\n\x1a\n)|(\xef\xbf\xbd|\xc2\x89|\?)HDF", head):
-        kind = "it is an HDF5 file that a text conversion has damaged (line ends or characters); get the original again"
+        kind = "it is an HDF5 file that a text conversion (of line ends or characters) has damaged; get the original"
     elif not head.startswith(b"PK") and b"\x89HDF\r\n\x1a\n" not in head:
         kind = "it is neither a .keras nor an HDF5 file"
     if kind:
@@ -114,13 +113,15 @@ def _check_kind(path: Path) -> None:
 
 
 def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """What the process that opens the file says of it."""
-    command = [sys.executable, "-P", keras_arrays.__file__, os.path.abspath(path)]
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread of it would reserve memory
+    """The header and the arrays by path, from the process that opens the file."""
+    command = [sys.executable, "-P", reader.__file__, os.path.abspath(path)]
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread would reserve memory
     try:
         process = subprocess.run(command, capture_output=True, timeout=_SECONDS, env=environment, check=False)
     except subprocess.TimeoutExpired:
-        raise KerasFileError(f"{path}: damaged: reading it does not come to an end.") from None
+        raise KerasFileError(
+            f"{path}: damaged: reading it does not come to an end within {_SECONDS} seconds."
+        ) from None
     first, _, rest = process.stdout.partition(b"\n")
     if process.returncode != 0 or not first:
         raise KerasFileError(f"{path}: damaged: it makes the HDF5 library fail.")
@@ -139,7 +140,7 @@ def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
 def _by_layer(
     path: Path, attributes: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Array], others: Collection[str]
 ) -> list[tuple[str, list[Array]]] | None:
-    """Weights as Keras 1 and 2 left them: the root lists the layers in order, and each layer its weights."""
+    """The weights of an HDF5 file: its root lists the layers in order, and each layer its weights."""
     for root in ("model_weights", ""):
         layers = _names(attributes.get(root, {}), "layer_names")
         if layers is None:
@@ -152,13 +153,13 @@ def _by_layer(
                 paths = [f"{place}/{name}" for name in names]
                 found.append((layer, [arrays[item] for item in paths if item not in others]))
             except KeyError as error:
-                raise KerasFileError(f"{path}: damaged: {error.args[0]} is listed, but not there.") from None
+                raise KerasFileError(f"{path}: damaged: {error.args[0]} is listed, but missing.") from None
         return found
     return None
 
 
 def _names(attributes: Mapping[str, Any], name: str) -> list[str] | None:
-    """A list of names, which Keras cuts into name0, name1, … where it is too long for one attribute."""
+    """A list of names, which Keras splits into name0, name1, … if it is too long for one attribute."""
     if name in attributes:
         value = attributes[name]
         return [value] if isinstance(value, str) else list(value)
@@ -174,11 +175,11 @@ def _json(path: Path, text: Any, what: str) -> Any:
     try:
         return json.loads(text, object_hook=_plain)
     except (ValueError, TypeError, RecursionError) as error:
-        raise KerasFileError(f"{path}: damaged: its {what} is no JSON.") from error
+        raise KerasFileError(f"{path}: damaged: its {what} is not JSON.") from error
 
 
 def _plain(entry: dict[str, Any]) -> Any:
-    """The list that TensorFlow's Keras wraps in an object, to remember that it was a tuple or a shape."""
+    """A list, which TensorFlow's Keras wraps in an object if it was a tuple or a shape; anything else unchanged."""
     wrapped = entry.get("class_name") in ("__tuple__", "TensorShape") and isinstance(entry.get("items"), list)
     return entry["items"] if wrapped else entry
 
@@ -186,8 +187,8 @@ def _plain(entry: dict[str, Any]) -> Any:
 def _read_json(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            content = file.read(keras_arrays.MAX_JSON + 1)
-        if len(content) > keras_arrays.MAX_JSON:
+            content = file.read(reader.MAX_JSON + 1)
+        if len(content) > reader.MAX_JSON:
             raise KerasFileError(f"{path}: too large for the configuration of a small network.")
         return _json(path, content.decode(), "content")
     except OSError as error:

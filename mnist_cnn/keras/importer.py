@@ -1,15 +1,13 @@
-"""How does somebody's Keras model become a checkpoint of ours? Read, put in our words, and filled with its weights.
+"""Imports a Keras model from its file: reads it, converts its layers, loads its weights, and finds its input scale.
 
 Neither Keras nor TensorFlow is needed, and nothing in the file is run.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from mnist_cnn.data.images import Images, Preprocessing
@@ -17,40 +15,39 @@ from mnist_cnn.errors import ConfigError, KerasFileError, one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.keras import file as keras_file
-from mnist_cnn.keras.config import CONTAINERS, KerasLayer, parse, snake_case
 from mnist_cnn.keras.convert import Converted, convert
-from mnist_cnn.keras.file import Array, KerasFile
-from mnist_cnn.keras.weights import Variable, variables
+from mnist_cnn.keras.file import KerasFile
+from mnist_cnn.keras.load_weights import load_weights
+from mnist_cnn.keras.model_config import KerasLayer, parse
+from mnist_cnn.network import Network, build_network
 from mnist_cnn.network.arguments import show
-from mnist_cnn.network.build import Network, build_network
 
 
 class Scaling(NamedTuple):
-    """How pictures were scaled before a model saw them: by us, and where that is not enough, by layers of its own."""
+    """How images were scaled for a model: by a Preprocessing and, where that can't do it, by layers put before it."""
 
     preprocessing: Preprocessing
     layers: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
-# The ways that people scale MNIST, by the names of `--input-scale`.
+# The usual ways to scale MNIST, by the names of `--input-scale`.
 SCALINGS = {
     "1/255": Scaling(Preprocessing()),
     "1": Scaling(Preprocessing(scale=1)),
     "mean-std": Scaling(Preprocessing((0.1307,), (0.3081,))),
     "1/127.5-1": Scaling(Preprocessing((0.5,), (0.5,))),
-    # keras.utils.normalize(x, axis=1), as a widely read tutorial has it: each column of the picture to length 1
+    # keras.utils.normalize(x, axis=1), from a widely read tutorial: each column of the image has length 1
     "normalize": Scaling(Preprocessing(), (("UnitNormalization", {"axis": 1}),)),
 }
 
-
-# No layer of a network for small pictures gives more values for one of them.
+# The most values that a layer of a network for small images gives for one of them.
 MAX_OUTPUT = 2**20
-# Digits, letters in both cases, and some to spare; more is not the output of a classifier.
+# Enough for digits and letters in both cases; a model with more outputs is not a classifier of characters.
 MAX_CLASSES = 100
 
 
 class Trial(NamedTuple):
-    """How well a model does on some images under one scaling."""
+    """A model's accuracy and loss under one scaling."""
 
     scaling: str
     accuracy: float
@@ -59,7 +56,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Imported:
-    """A Keras model, ready to be saved. The scaling was guessed by `trials` on `tried_on` images, if there are any."""
+    """A Keras model, ready to be saved. If there are `trials`, they decided the scaling, on `tried_on` images."""
 
     trained: TrainedNetwork
     scaling: str
@@ -68,7 +65,7 @@ class Imported:
     tried_on: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """As primitives, for JSON."""
+        """For JSON."""
         network = self.trained.network
         return {
             "model": self.trained.model,
@@ -83,7 +80,7 @@ class Imported:
         }
 
     def summary(self, guessed_on: str | None) -> str:
-        """For people; `guessed_on` is the data set whose images the scaling was guessed on."""
+        """For people. `guessed_on` is the data set that the scaling was guessed on, None if it was given."""
         keras = self.trained.training["keras"]
         compiled = [keras[key] for key in ("optimizer", "loss") if key in keras]
         if "lr" in keras:
@@ -93,12 +90,12 @@ class Imported:
         lines = [made, "", self.trained.network.summary(), ""]
         if self.trials:
             images = f"{self.tried_on:,} training images of {guessed_on}"
-            lines.append(f"input scale {self.scaling}, guessed by {images}; --input-scale decides:")
+            lines.append(f"input scale {self.scaling}, guessed on {images}; set another with --input-scale:")
             lines += [
                 f"  {trial.scaling:<10} {trial.accuracy:6.1%} right, loss {trial.loss:.3g}" for trial in self.trials
             ]
         elif guessed_on:
-            lines.append(f"input scale {self.scaling}, the usual one; --input-scale decides")
+            lines.append(f"input scale {self.scaling}, the usual one; set another with --input-scale")
         else:
             lines.append(f"input scale {self.scaling}")
         return "\n".join([*lines, *self.notes])
@@ -107,32 +104,32 @@ class Imported:
 def import_model(
     path: Path, architecture: Path | None = None, scaling: str | None = None, images: Images | None = None
 ) -> Imported:
-    """Read a `.keras` or HDF5 file. Without a `scaling`, the one under which the model does best on `images` is taken.
+    """Import a `.keras` or HDF5 file. Without a `scaling`, the one that suits the model best on `images` is taken.
 
-    KerasFileError says, with the file and the layer, what can't be brought over.
+    KerasFileError names the file, the layer and what is not supported.
     """
     file = keras_file.read(path, architecture)
     try:
         model = parse(file.config)
         if scaling is not None:
-            return _under(file, model, scaling)
-        assert images is not None, "images are needed for a guess"
+            return _import(file, model, scaling)
+        assert images is not None, "without a scaling, images are needed to guess it"
         return _guess(file, model, images)
     except ConfigError as error:
         raise KerasFileError(f"{path}: {error}") from error
 
 
 def _guess(file: KerasFile, model: KerasLayer, images: Images) -> Imported:
-    candidates = [_under(file, model, scaling) for scaling in SCALINGS]
+    candidates = [_import(file, model, scaling) for scaling in SCALINGS]
     if candidates[0].trained.network.input_shape[0] != images.images.shape[1]:
         return candidates[0]
     trials = []
     for candidate in candidates:
         result = evaluate(candidate.trained, images, "", "")
         trials.append(Trial(candidate.scaling, result.accuracy, result.loss))
-    # Many networks are about as often right whatever the scale, so 1/255, by far the most usual one, needs more than
-    # chance against it. The loss tells more than the accuracy: pixels up to 255 where they were up to 1 make a network
-    # far too sure of itself, and the other way round unsure.
+    # Many networks are about as accurate under every scaling, so another one must do clearly better than 1/255, by far
+    # the most usual. The loss tells more than the accuracy: a network trained on pixels up to 1 is far too confident on
+    # pixels up to 255, and one trained on pixels up to 255 far from confident on pixels up to 1.
     usual = trials[0]
     others = [trial for trial in trials[1:] if trial.accuracy > usual.accuracy and trial.loss < 0.7 * usual.loss]
     best = min([usual, *others], key=lambda trial: trial.loss)
@@ -140,20 +137,22 @@ def _guess(file: KerasFile, model: KerasLayer, images: Images) -> Imported:
     return replace(chosen, trials=trials, tried_on=len(images))
 
 
-def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
+def _import(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
     chosen = SCALINGS[scaling]
-    converted = convert(model, file.keras, chosen.layers)
+    converted = convert(model, file.keras_major, chosen.layers)
     notes = [*converted.notes]
     network = _built(converted)
     if network.largest_output > MAX_OUTPUT:
-        raise ConfigError(f"a layer of it gives {network.largest_output:,} values, more than any small network's.")
+        raise ConfigError(f"one of its layers gives {network.largest_output:,} values, more than any small network's.")
     if len(network.output_shape) != 1 or not 10 <= network.output_shape[0] <= MAX_CLASSES:
-        raise ConfigError(f"the model gives {show(network.output_shape)} values, not one for each of ten digits or so.")
-    _fill(file, model, converted, network)
+        raise ConfigError(
+            f"the model gives {show(network.output_shape)} values, not one for each of ten digits or more classes."
+        )
+    load_weights(file, model, converted, network)
     channels, *size = converted.image_shape
     usual = size == [28, 28] or channels == 3
     if not usual:
-        notes.append(f"it takes pictures of {show(tuple(size))}; MNIST's are brought to that size")
+        notes.append(f"it takes images of {show(tuple(size))}; MNIST's are padded or resampled to that size")
     preprocessing = replace(chosen.preprocessing, size=None if usual else (size[0], size[1]))
     trained = TrainedNetwork(
         network.eval().requires_grad_(False),
@@ -178,111 +177,15 @@ def _under(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
 
 def _built(converted: Converted) -> Network:
     try:
-        with torch.device("meta"):  # shapes only, so that no more memory is taken than the file has weights
+        with torch.device("meta"):  # shapes only: the weights come from the file
             return build_network(converted.layers, converted.image_shape)
-    except ConfigError as error:  # it names the layer by its place in our list
+    except ConfigError as error:  # it names the layer by its position in the list
         named = re.sub(r"^layer (\d+) \(\w+\)", lambda found: converted.origins[int(found[1])], str(error))
         raise ConfigError(named) from None
 
 
-# --- weights ---------------------------------------------------------------------------------------------------------
-
-
-def _fill(file: KerasFile, model: KerasLayer, converted: Converted, network: Network) -> None:
-    """Put the file's weights into the network; every one of the network's has to be there."""
-    empty, state = network.state_dict(), {}
-    for layer, variable, value in _matched(file, model, converted, network):
-        if value.shape != variable.shape:
-            shapes = f"{show(value.shape) or 'a number'} in the file, {show(variable.shape)} by its configuration"
-            raise ConfigError(f"{layer}: its {variable.name} is {shapes}.")
-        if not np.isfinite(value).all():
-            raise ConfigError(f"{layer}: its {variable.name} holds values that are no numbers.")
-        tensor = torch.from_numpy(value.copy())
-        state[variable.key] = variable.to_torch(tensor, empty[variable.key])
-    network.load_state_dict(state, strict=True, assign=True)
-
-
-def _matched(
-    file: KerasFile, model: KerasLayer, converted: Converted, network: Network
-) -> Iterator[tuple[KerasLayer, Variable, Array]]:
-    def wanted(layer: KerasLayer) -> list[Variable]:
-        place = converted.places.get(id(layer))
-        return [] if place is None else list(variables(network, place))
-
-    if file.by_layer is None:
-        yield from _by_path(file, model, "", wanted)
-    else:
-        yield from _by_order(file, model, wanted)
-
-
-def _by_order(file: KerasFile, model: KerasLayer, wanted: Any) -> Iterator[tuple[KerasLayer, Variable, Array]]:
-    """As Keras itself reads Keras 1's and 2's files: layer by layer in order, whatever they are called."""
-    assert file.by_layer is not None
-    stored = [(name, arrays) for name, arrays in file.by_layer if arrays]
-    with_weights = []
-    for layer in model.layers:
-        pairs = [(leaf, variable) for leaf in layer.leaves() for variable in wanted(leaf)]
-        if layer.kind in CONTAINERS:  # a model in the model has those that are trained first
-            pairs.sort(key=lambda pair: not (pair[1].trainable and pair[0].config.get("trainable", True)))
-        if pairs:
-            with_weights.append((layer, pairs))
-    if len(stored) != len(with_weights):
-        raise ConfigError(f"{len(with_weights)} of its layers have weights, but the file has those of {len(stored)}.")
-    for (name, arrays), (layer, pairs) in zip(stored, with_weights, strict=True):
-        if file.keras == 1 and len(arrays) == 12 and layer.kind == "LSTM":
-            # Keras 1 kept the gates apart, in the order i, c, f, o, each with kernel, recurrent kernel and bias.
-            arrays = [np.concatenate([arrays[i + gate] for gate in (0, 6, 3, 9)], axis=-1) for i in range(3)]
-        if len(arrays) != len(pairs):
-            raise ConfigError(f"{layer}: it has {len(pairs)} weights, but the file has {len(arrays)} for it ({name}).")
-        for (leaf, variable), value in zip(pairs, arrays, strict=True):
-            yield leaf, variable, _older(file, leaf, variable, value)
-
-
-def _older(file: KerasFile, layer: KerasLayer, variable: Variable, value: Array) -> Array:
-    """Two habits of old files: Keras 1's order of a kernel's axes, and Theano's convolution, which turns it over."""
-    if layer.kind != "Conv2D" or variable.name != "kernel" or value.ndim != 4:
-        return value
-    if file.keras == 1 and layer.config.get("dim_ordering") == "th":
-        value = value.transpose(2, 3, 1, 0)
-    return value[::-1, ::-1] if file.backend == "theano" else value
-
-
-def _by_path(
-    file: KerasFile, model: KerasLayer, parent: str, wanted: Any
-) -> Iterator[tuple[KerasLayer, Variable, Array]]:
-    """As `.keras` files have them: under the layer's class, numbered by its order among those of its class."""
-    numbers: dict[str, int] = {}
-    for layer in model.layers:
-        kind = snake_case(layer.kind)
-        number = numbers.get(kind, 0)
-        numbers[kind] = number + 1
-        names = [f"{kind}_{number}" if number else kind, layer.name]
-        if layer.kind in CONTAINERS:
-            inside = [f"{place}/{name}/" for place in _places(file, parent) for name in names]
-            present = [path for path in inside if any(key.startswith(path) for key in file.by_path)]
-            if present or any(wanted(leaf) for leaf in layer.leaves()):
-                yield from _by_path(file, layer, (present or inside or [""])[0], wanted)
-            continue
-        expected = wanted(layer)
-        if not expected:
-            continue
-        for path in (f"{place}/{name}/" for name in names for place in _places(file, parent)):
-            found = sorted(key for key in file.by_path if key.startswith(path))
-            if len(found) == len(expected):
-                for variable, key in zip(expected, found, strict=True):
-                    yield layer, variable, file.by_path[key]
-                break
-        else:
-            raise ConfigError(f"{layer}: its {len(expected)} weights are not in the file, or not as real numbers.")
-
-
-def _places(file: KerasFile, parent: str) -> list[str]:
-    """The groups that hold layers: `layers` now, other names in Keras 2.12 to 2.14."""
-    return sorted({f"{parent}{key[len(parent) :].split('/')[0]}" for key in file.by_path if key.startswith(parent)})
-
-
 def _compiled(training: dict[str, Any]) -> dict[str, Any]:
-    """Optimizer, learning rate and loss as texts and numbers, as far as the file says."""
+    """Optimizer, learning rate and loss, as far as the file has them."""
     optimizer = training.get("optimizer_config", training.get("optimizer"))
     loss, found = training.get("loss"), {}
     if isinstance(optimizer, dict):

@@ -1,4 +1,4 @@
-"""Which weights has a layer in Keras, in which order and layout, and where are they here?"""
+"""The weights of each layer: their order and layout in Keras, and their keys in the state_dict of a network."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mnist_cnn.network.arguments import Shape
-from mnist_cnn.network.build import Network, Node
+from mnist_cnn.network.network import Network, Node
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One of a layer's weights. `key` is its place in the network's state_dict, `shape` the one that Keras gives it."""
+    """One of a layer's weights: its key in the network's state_dict, and its shape and layout in Keras."""
 
     name: str
     key: str
@@ -20,11 +20,11 @@ class Variable:
 
     @property
     def trainable(self) -> bool:
-        """Whether training moves it by gradients."""
+        """Whether gradients train it."""
         return self.layout != "moving"
 
     def to_torch(self, value: Tensor, like: Tensor) -> Tensor:
-        """From Keras' layout to ours."""
+        """A value of Keras in the layout of `like`, the same weight here."""
         if self.layout == "transposed":  # (in, out), or (height, width, in, out)
             value = value.permute(3, 2, 0, 1) if value.dim() == 4 else value.t()
         elif self.layout == "depthwise":  # (height, width, in, multiplier)
@@ -32,7 +32,7 @@ class Variable:
         return value.reshape(like.shape).contiguous()
 
     def to_keras(self, value: Tensor) -> Tensor:
-        """And back."""
+        """A value from here in Keras' layout."""
         if self.layout == "transposed":
             value = _transposed(value)
         elif self.layout == "depthwise":
@@ -41,7 +41,8 @@ class Variable:
         return value.reshape(self.shape).contiguous()
 
 
-# For each layer with weights: Keras' name of each, in Keras' order, its submodule and name there, and its layout.
+# For each layer with weights, in Keras' order: Keras' name, the key behind the layer's position (`Layer.modules`), and
+# the layout. A layer that is not here is imported and exported without weights.
 WEIGHTS = {
     "Conv2D": [("kernel", "Conv2D.weight", "transposed"), ("bias", "Conv2D.bias", "")],
     "DepthwiseConv2D": [
@@ -73,7 +74,7 @@ WEIGHTS = {
 
 
 def variables(network: Network, index: int) -> Iterator[Variable]:
-    """The weights of node `index`, in Keras' order; none for a `Shared` one, whose weights are another's."""
+    """The weights of node `index`, in Keras' order; a `Shared` node has none of its own."""
     node = network.nodes[index]
     values = network.state_dict(keep_vars=True)
     for name, place, layout in WEIGHTS.get(node.kind, ()):
@@ -83,7 +84,7 @@ def variables(network: Network, index: int) -> Iterator[Variable]:
 
 
 def _transposed(value: Tensor) -> Tensor:
-    """From (out, in, height, width) or (out, in) to Keras' order."""
+    """(out, in, height, width) → (height, width, in, out), or (out, in) → (in, out)."""
     return value.permute(2, 3, 1, 0) if value.dim() == 4 else value.t()
 
 

@@ -1,13 +1,19 @@
-"""What may a layer's argument be? A check returns the value in the type that the layer needs, or raises ConfigError."""
+"""Checks of layers' arguments, which come from YAML or a file, and the shapes that go in and out of layers.
+
+A check returns the value in the type that the layer needs, or raises ConfigError.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 
-# What a layer gets or gives, without the batch: an image (C, H, W), a sequence (T, F), or values (F,).
+# The input or output of a layer, without the batch: an image (C, H, W), a sequence (T, F), or values (F,).
 Shape = tuple[int, ...]
+# One number for height and width, or both.
+Size = int | Sequence[int]
+T = TypeVar("T")
 
 
 def show(shape: Shape) -> str:
@@ -15,29 +21,59 @@ def show(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
-def number(name: str, value: Any, least: int = 1) -> int:
+def keras_shape(shape: Shape) -> Shape:
+    """In Keras' order, with the channels last: (C, H, W) → (H, W, C)."""
+    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
+
+
+def torch_shape(shape: Shape) -> Shape:
+    """In torch's order, with the channels first: (H, W, C) → (C, H, W)."""
+    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
+
+
+def image(shape: Shape) -> tuple[int, int, int]:
+    """The shape (C, H, W) of an image."""
+    if len(shape) != 3:
+        raise ConfigError(f"it needs an image (C×H×W), but gets {show(shape)} values; it must stand before Flatten.")
+    return shape
+
+
+def boolean(name: str, value: object) -> bool:
+    """True or false, and nothing that Python takes for it."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, not {value!r}.")
+    return value
+
+
+def number(name: str, value: object, least: int = 1) -> int:
     """A whole number."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}.")
     return value
 
 
-def pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
-    """One whole number for height and width, or two."""
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
+def pair(name: str, value: object, least: int = 1) -> tuple[int, int]:
+    """Two whole numbers, for height and width; one stands for both."""
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
     if len(values) != 2:
         raise ConfigError(f"{name} must be one number or two (height, width), not {value!r}.")
     return number(name, values[0], least), number(name, values[1], least)
 
 
-def fraction(name: str, value: Any) -> float:
-    """A share of the values, from 0 to 1."""
+def numbers(name: str, value: object, least: int = 1) -> list[int]:
+    """Any number of whole numbers; one may stand without a list."""
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    return [number(name, item, least) for item in values]
+
+
+def fraction(name: str, value: object) -> float:
+    """A number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be the fraction to drop, between 0 and 1, not {value!r}.")
+        raise ConfigError(f"{name} must be a fraction between 0 and 1, not {value!r}.")
     return float(value)
 
 
-def real(name: str, value: Any) -> float:
+def real(name: str, value: object) -> float:
     """A finite number."""
     largest = sys.float_info.max
     if isinstance(value, bool) or not isinstance(value, int | float) or not -largest <= value <= largest:
@@ -45,32 +81,15 @@ def real(name: str, value: Any) -> float:
     return float(value)
 
 
-def choice(name: str, value: Any, known: Mapping[Any, Any]) -> Any:
-    """One of the names that `known` has."""
+def choice(name: str, value: object, known: Mapping[Any, T]) -> T:
+    """What `known` has under the name `value`."""
     if not (value is None or isinstance(value, str)) or value not in known:
         raise ConfigError(f"{name} {value!r} is not known.{did_you_mean(str(value), filter(None, known))}")
     return known[value]
 
 
-def image(shape: Shape) -> tuple[int, int, int]:
-    """The shape, which must be one of an image."""
-    if len(shape) != 3:
-        raise ConfigError(f"it needs an image (C×H×W), but gets {show(shape)} values; it must stand before Flatten.")
-    return shape
-
-
-def keras_shape(shape: Shape) -> Shape:
-    """As Keras writes it, with the channels last: (C, H, W) → (H, W, C); and back is `torch_shape`."""
-    return (*shape[1:], shape[0]) if len(shape) == 3 else shape
-
-
-def torch_shape(shape: Shape) -> Shape:
-    """As torch has it: (H, W, C) → (C, H, W)."""
-    return (shape[2], *shape[:2]) if len(shape) == 3 else shape
-
-
-def axis_dim(axis: Any, shape: Shape) -> int:
-    """Keras' axis, which counts the batch as 0 and has the channels last, as torch's dimension of the same thing."""
+def axis_dim(axis: object, shape: Shape) -> int:
+    """The torch dimension of Keras' axis, which counts from 0 for the batch and has the channels last."""
     rank = len(shape) + 1
     if isinstance(axis, list | tuple) and len(axis) == 1:
         (axis,) = axis

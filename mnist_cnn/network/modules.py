@@ -1,102 +1,60 @@
-"""What does Keras compute that torch does not have ready? Initialisers, activations, padding and a few modules.
+"""Torch modules for what Keras computes and torch has no module for.
 
-Tensors are (N, C, H, W), (N, T, F) or (N, F). Sources: Keras 3, `keras/src/{initializers,activations,layers}`.
+Tensors are (N, C, H, W), (N, T, F) or (N, F). Source: Keras 3, `keras/src/layers`, unless a class names another.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mnist_cnn.errors import ConfigError, did_you_mean
-
-# --- initialisation as Keras does it -----------------------------------------------------------------------------
-
-
-def _variance_scaling(scale: float, mode: str, normal: bool) -> Callable[[Tensor, int, int], None]:
-    def fill(weight: Tensor, fan_in: int, fan_out: int) -> None:
-        fan = {"in": fan_in, "out": fan_out, "average": (fan_in + fan_out) / 2}[mode]
-        if normal:
-            # Keras cuts at two standard deviations and divides by that distribution's own one, to keep the variance.
-            std = math.sqrt(scale / fan) / 0.87962566103423978
-            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
-        else:
-            limit = math.sqrt(3 * scale / fan)
-            nn.init.uniform_(weight, -limit, limit)
-
-    return fill
-
-
-# keras.initializers, by their names
-INITIALIZERS: dict[str, Callable[[Tensor, int, int], Any]] = {
-    "glorot_uniform": _variance_scaling(1, "average", normal=False),
-    "glorot_normal": _variance_scaling(1, "average", normal=True),
-    "he_uniform": _variance_scaling(2, "in", normal=False),
-    "he_normal": _variance_scaling(2, "in", normal=True),
-    "lecun_uniform": _variance_scaling(1, "in", normal=False),
-    "lecun_normal": _variance_scaling(1, "in", normal=True),
-    "random_uniform": lambda weight, *_: nn.init.uniform_(weight, -0.05, 0.05),
-    "random_normal": lambda weight, *_: nn.init.normal_(weight, std=0.05),
-    "truncated_normal": lambda weight, *_: nn.init.trunc_normal_(weight, std=0.05, a=-0.1, b=0.1),
-    "zeros": lambda weight, *_: nn.init.zeros_(weight),
-    "ones": lambda weight, *_: nn.init.ones_(weight),
-}
-
-
-# --- modules that torch lacks ------------------------------------------------------------------------------------
-
 
 def channels_last(x: Tensor) -> Tensor:
-    """An image batch (N, C, H, W) as Keras has it, (N, H, W, C); anything else as it is."""
+    """Images (N, C, H, W) in Keras' order, (N, H, W, C); any other tensor unchanged."""
     return x.permute(0, 2, 3, 1) if x.dim() == 4 else x
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """And back."""
+    """Images (N, H, W, C) in torch's order, (N, C, H, W); any other tensor unchanged."""
     return x.permute(0, 3, 1, 2) if x.dim() == 4 else x
 
 
 class Flatten(nn.Module):
-    """To (N, F), an image in Keras' order: H, W, C, in which channels vary fastest."""
+    """To (N, F), with an image's values in Keras' order: height, width, channel, the last varying fastest."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Flatten all but the batch."""
         return channels_last(x).flatten(1)
 
 
 class Reshape(nn.Module):
-    """To a shape as Keras writes it, (F,), (T, F) or (H, W, C), read and written in Keras' order."""
+    """To a shape as Keras writes it: (F,), (T, F) or (H, W, C), with the values in Keras' order."""
 
     def __init__(self, target_shape: Sequence[int]) -> None:
         super().__init__()
         self.target_shape = tuple(target_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reshape all but the batch."""
         return channels_first(channels_last(x).reshape(-1, *self.target_shape))
 
 
 class Permute(nn.Module):
-    """Keras' axes, counted from 1 without the batch, in another order."""
+    """Reorder the axes, which Keras counts from 1, without the batch and with the channels last."""
 
     def __init__(self, dims: Sequence[int]) -> None:
         super().__init__()
         self.dims = tuple(dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Permute all but the batch."""
         return channels_first(channels_last(x).permute(0, *self.dims))
 
 
 class ChannelLinear(nn.Linear):
-    """A linear map of each pixel's channels: (N, C, H, W) → (N, C', H, W)."""
+    """A linear map of the channels of each pixel: (N, C, H, W) → (N, C', H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map every pixel."""
         return channels_first(super().forward(channels_last(x)))
 
 
@@ -108,20 +66,19 @@ class GlobalPooling(nn.Module):
         self.reduce, self.keepdims = reduce, keepdims
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reduce height and width."""
         reduce = torch.mean if self.reduce == "mean" else torch.amax
         return reduce(x, dim=(2, 3), keepdim=self.keepdims)
 
 
 class AveragePoolingSame(nn.Module):
-    """Average pooling with `same` padding: the mean of the pixels that are there, as in Keras."""
+    """Average pooling with `same` padding: as in Keras, the mean of the pixels in a window, without the padding."""
 
     def __init__(self, pool_size: tuple[int, int], strides: tuple[int, int], pad: tuple[int, int, int, int]) -> None:
         super().__init__()
         self.pool_size, self.strides, self.pad = pool_size, strides, pad
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divide the sum of each window by the number of pixels that it really covers."""
+        # The padding's zeros count in both means, and cancel out.
         pool = partial(F.avg_pool2d, kernel_size=self.pool_size, stride=self.strides)
         return pool(F.pad(x, self.pad)) / pool(F.pad(torch.ones_like(x[:1, :1]), self.pad))
 
@@ -134,30 +91,27 @@ class Rescaling(nn.Module):
         self.scale, self.offset = scale, offset
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rescale every value."""
         return x * self.scale + self.offset
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation along `dim`, whose moving variance follows the batch's own, as in Keras.
+    """Batch normalisation along `dim`. As in Keras, the moving variance follows the biased variance of the batch.
 
-    PyTorch's follows n/(n−1) times it.
+    PyTorch's follows the unbiased one, n/(n−1) times as large.
     """
 
     def __init__(self, features: int, eps: float, momentum: float, dim: int = 1) -> None:
         super().__init__(features, eps=eps, momentum=momentum)
         self.dim = dim
-
-        self.num_batches_tracked = None  # only PyTorch's cumulative average needs it; Keras has no such count
+        self.num_batches_tracked = None  # only PyTorch's cumulative average needs this count; Keras has none
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        nn.Module._load_from_state_dict(self, *args)  # torch's own would add that count to what was saved without it
+        nn.Module._load_from_state_dict(self, *args)  # torch's would add that count to a state_dict without it
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise over all dimensions but `dim`."""
         if self.dim != 1:
             x = x.movedim(self.dim, 1)
         x = self._normalize(x)
@@ -180,8 +134,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 class InstanceNorm(nn.Module):
     """keras-contrib's InstanceNormalization: (x − mean) / (std + epsilon) of each image, or of each slice along `dim`.
 
-    Source: keras_contrib/layers/normalization/instancenormalization.py. Epsilon stands outside of the root there,
-    unlike in every normalisation of Keras and PyTorch.
+    Epsilon is added to the standard deviation, not to the variance as in every normalisation of Keras and PyTorch.
+    Source: keras_contrib/layers/normalization/instancenormalization.py.
     """
 
     def __init__(self, shape: tuple[int, ...], dim: int | None, epsilon: float, center: bool, scale: bool) -> None:
@@ -193,7 +147,6 @@ class InstanceNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(size)) if center else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each image."""
         std, mean = torch.std_mean(x, self.over, correction=0, keepdim=True)
         x = (x - mean) / (std + self.epsilon)
         x = x if self.gamma is None else x * self.gamma
@@ -201,21 +154,21 @@ class InstanceNorm(nn.Module):
 
 
 class UnitNormalization(nn.Module):
-    """To length 1 along `dim`."""
+    """Scale to Euclidean length 1 along `dim`; zeros stay zeros."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """Divide by the Euclidean norm; zeros stay zeros."""
         return F.normalize(x, dim=self.dim)
 
 
 class LSTM(nn.Module):
-    """Long short-term memory on (N, T, F), with Keras' weights: the gates i, f, c, o beside each other.
+    """Long short-term memory on (N, T, F): gives (N, T, units) with `return_sequences`, else the last (N, units).
 
-    torch's own has fixed activations and a second bias, which Keras' has not.
+    The weights are Keras': the gates i, f, c, o side by side. torch's LSTM has fixed activations and a second bias.
+    Only imported models use it.
     """
 
     def __init__(
@@ -230,7 +183,6 @@ class LSTM(nn.Module):
         self.bias = nn.Parameter(forget_open.flatten()) if use_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, units) with `return_sequences`, else the last step's (N, units)."""
         inputs = x @ self.kernel
         if self.bias is not None:
             inputs = inputs + self.bias
@@ -243,127 +195,3 @@ class LSTM(nn.Module):
             state = self.gate(o) * self.activation(cell)
             outputs.append(state)
         return torch.stack(outputs, dim=1) if self.return_sequences else state
-
-
-class CappedReLU(nn.Module):
-    """Keras' ReLU in full: `max_value` at the top, x from `threshold` on, and `negative_slope` below that."""
-
-    def __init__(self, max_value: float | None, negative_slope: float, threshold: float) -> None:
-        super().__init__()
-        self.max_value, self.negative_slope, self.threshold = max_value, negative_slope, threshold
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Cap every value."""
-        x = torch.where(x >= self.threshold, x, self.negative_slope * (x - self.threshold))
-        return x if self.max_value is None else x.clamp(max=self.max_value)
-
-
-class Concatenate(nn.Module):
-    """Several tensors beside each other, along `dim`."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-
-    def forward(self, x: Sequence[Tensor]) -> Tensor:
-        """Concatenate."""
-        return torch.cat(list(x), self.dim)
-
-
-# Keras' layers that merge tensors of one shape value by value
-ELEMENTWISE: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
-    "Add": lambda x: reduce(torch.add, x),
-    "Subtract": lambda x: reduce(torch.sub, x),
-    "Multiply": lambda x: reduce(torch.mul, x),
-    "Average": lambda x: reduce(torch.add, x) / len(x),
-    "Maximum": lambda x: reduce(torch.maximum, x),
-    "Minimum": lambda x: reduce(torch.minimum, x),
-}
-
-
-class Elementwise(nn.Module):
-    """One of ELEMENTWISE."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, x: Sequence[Tensor]) -> Tensor:
-        """Merge."""
-        return ELEMENTWISE[self.kind](x)
-
-
-class HardSigmoidKeras2(nn.Module):
-    """0.2·x + 0.5 between 0 and 1: what Keras 1 and 2 called hard_sigmoid. Keras 3's, and torch's, has slope 1/6."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Squash every value."""
-        return (0.2 * x + 0.5).clamp(0, 1)
-
-
-class Exponential(nn.Module):
-    """e to the power of x."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Take the exponential of every value."""
-        return x.exp()
-
-
-class Log(nn.Module):
-    """The natural logarithm: of probabilities, logits that a softmax turns back into them, brought to the sum of 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Take the logarithm of every value, 0 being the smallest positive number."""
-        return x.clamp(min=torch.finfo(x.dtype).tiny).log()
-
-
-# keras.activations, by their names, and `log`; `linear` is no module at all
-ACTIVATIONS: dict[str | None, Callable[..., nn.Module] | None] = {
-    None: None,
-    "linear": None,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": partial(nn.LeakyReLU, 0.2),
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "swish": nn.SiLU,
-    "mish": nn.Mish,
-    "sigmoid": nn.Sigmoid,
-    "log_sigmoid": nn.LogSigmoid,
-    "hard_sigmoid": nn.Hardsigmoid,
-    "hard_sigmoid_keras2": HardSigmoidKeras2,
-    "hard_silu": nn.Hardswish,
-    "tanh": nn.Tanh,
-    "softplus": nn.Softplus,
-    "softsign": nn.Softsign,
-    "exponential": Exponential,
-    "softmax": nn.Softmax,
-    "log_softmax": nn.LogSoftmax,
-    "log": Log,
-}
-
-
-# --- padding and the shapes that convolutions and poolings leave -----------------------------------------------------
-
-
-def windows(
-    size: tuple[int, int], kernel: tuple[int, int], strides: tuple[int, int], padding: Any, dilation: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """The output's (height, width), and the padding (left, right, top, bottom) that leads to it."""
-    if padding not in ("valid", "same"):
-        raise ConfigError(
-            f"padding {padding!r} is not known: valid or same.{did_you_mean(str(padding), ['valid', 'same'])}"
-        )
-    out, pads = [], []
-    for length, k, stride, step in zip(size, kernel, strides, dilation, strict=True):
-        reach = (k - 1) * step + 1
-        if padding == "valid":
-            out.append((length - reach) // stride + 1)
-            pads.append((0, 0))
-        else:
-            out.append(-(-length // stride))
-            total = max((out[-1] - 1) * stride + reach - length, 0)
-            pads.append((total // 2, total - total // 2))  # the odd pixel goes to the end
-    return (out[0], out[1]), (*pads[1], *pads[0])

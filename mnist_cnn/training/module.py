@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnist_cnn.data.datamodule import Batch
-from mnist_cnn.network.build import Network
+from mnist_cnn.network import Network
 from mnist_cnn.training.optimizers import build_optimizer, build_scheduler
 
 

@@ -9,7 +9,7 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import check_suits
-from mnist_cnn.network.build import build_network
+from mnist_cnn.network import build_network
 
 
 def load_pretrained(config: Config) -> TrainedNetwork | None:

@@ -21,7 +21,7 @@ from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.network.build import Network
+from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
 from mnist_cnn.training.callbacks import BestAndLast, EpochSeed, History, Progress
 from mnist_cnn.training.fast_steps import FastClassifier

@@ -1,6 +1,6 @@
-"""Which layers does a Keras model's configuration name? Of Keras 1, 2 and 3, Sequential and Functional, as plain data.
+"""Reads the configuration of a Keras model (Keras 1 to 3, Sequential or Functional) into plain KerasLayer objects.
 
-`keras_convert` turns them into our own. Class names are compared with fixed lists and never looked up anywhere.
+`convert` turns them into layers of this project. Class names are only compared with fixed lists, never imported.
 """
 
 import math
@@ -22,16 +22,16 @@ _OTHER_NAMES = {
     "BatchNormalizationV1": "BatchNormalization", "BatchNormalizationV2": "BatchNormalization",
 }  # fmt: skip
 
-# A tensor of a Functional model: a layer's name, and which of its calls.
+# A tensor of a Functional model: the name of the layer that gives it, and the number of its call.
 Tensor = tuple[str, int]
 
 
 @dataclass
 class KerasLayer:
-    """A layer of the configuration: a leaf, or a model with layers of its own, all in the order of the file.
+    """A layer of the configuration, or a model with `layers` of its own, in the order of the file.
 
-    `calls` are the inputs of each time that it is used in a Functional model; `inputs` and `outputs` are such a model's
-    own. `config` has its arguments, and what `build` was told.
+    `config` has the layer's arguments and the shape that it was built for. In a Functional model, `calls` has the
+    inputs of each use of the layer; `inputs` and `outputs` are those of such a model.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class KerasLayer:
     outputs: list[Tensor] = field(default_factory=list)
 
     def leaves(self) -> Iterator["KerasLayer"]:
-        """The layers in it that are no models."""
+        """The layers in it, at any depth, that are not models."""
         if self.kind not in CONTAINERS:
             yield self
         for layer in self.layers:
@@ -54,13 +54,13 @@ class KerasLayer:
 
 
 def parse(config: Any, depth: int = 0) -> KerasLayer:
-    """Read a model's configuration, with class_name and config; ConfigError says what can't be understood."""
+    """Read a model's configuration, a mapping with class_name and config; ConfigError says what is not supported."""
     model = _layer(config)
     if model.kind not in CONTAINERS:
-        raise ConfigError(f"its class is {model.kind}; only Sequential and Functional models can be brought over.")
+        raise ConfigError(f"its class is {model.kind}; only Sequential and Functional models can be imported.")
     entries = config["config"] if isinstance(config["config"], list) else model.config.get("layers")
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_LAYERS or depth > _MAX_DEPTH:
-        raise ConfigError(f"{model}: it has no layers, or more than any small network.")
+        raise ConfigError(f"{model}: it has no layers, or more than any small network has.")
     for entry in entries:
         layer = _layer(entry)
         if layer.kind in CONTAINERS:
@@ -74,16 +74,16 @@ def parse(config: Any, depth: int = 0) -> KerasLayer:
         model.outputs = _tensors(model.config.get("output_layers"))
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             count = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
-            raise ConfigError(f"{model}: it has {count}; only one of each can be brought over.")
+            raise ConfigError(f"{model}: it has {count}; only models with one of each can be imported.")
     return model
 
 
 def input_shape(model: KerasLayer) -> Shape:
-    """What the model takes, as Keras writes it, without the batch; 28 where any height or width will do."""
-    first, path = model, [model]
-    while first.layers:
-        first = next((layer for layer in first.layers if layer.name in first.inputs), first.layers[0])
-        path.insert(0, first)
+    """The shape of the model's input as Keras writes it, without the batch; an open height or width counts as 28."""
+    entrance, path = model, [model]  # the first layer, and the models around it
+    while entrance.layers:
+        entrance = next((layer for layer in entrance.layers if layer.name in entrance.inputs), entrance.layers[0])
+        path.insert(0, entrance)
     for layer in path:
         for key, batch in (("batch_shape", 1), ("batch_input_shape", 1), ("input_shape", 0), ("build_input_shape", 1)):
             shape = layer.config.get(key)
@@ -92,44 +92,44 @@ def input_shape(model: KerasLayer) -> Shape:
                 if len(sizes) == 3:
                     sizes = [28 if size is None else size for size in sizes]
                 if not all(type(size) is int and 0 < size <= 4096 for size in sizes) or len(sizes) > 3:
-                    raise ConfigError(f"{layer}: its input, {sizes}, is not a picture.")
+                    raise ConfigError(f"{layer}: its input, {sizes}, is not an image.")
                 return tuple(sizes)
         if type(layer.config.get("input_dim")) is int:
             return (layer.config["input_dim"],)
-    raise ConfigError(f"{first}: the configuration does not say what shape it takes.")
+    raise ConfigError(f"{entrance}: the configuration does not say what shape its input has.")
 
 
 def is_channels_first(model: KerasLayer) -> bool:
-    """Whether images are (C, H, W) in it; ConfigError where some of its layers say so and others not."""
+    """Whether the model's images are (C, H, W); ConfigError if its layers differ in this."""
     windowed = [layer.config for layer in model.leaves() if re.search("Conv|Pool|Padding", layer.kind)]
     orders = {str(config.get("data_format", config.get("dim_ordering"))) for config in windowed}
-    first = bool(orders & {"channels_first", "th"})
-    if first and orders & {"channels_last", "tf"}:
+    channels_first = bool(orders & {"channels_first", "th"})
+    if channels_first and orders & {"channels_last", "tf"}:
         raise ConfigError("some of its layers have data_format channels_first and others channels_last.")
-    return first
+    return channels_first
 
 
 def image_shape(shape: Shape, channels_first: bool) -> Shape:
-    """The image (C, H, W) whose values the model takes, in whichever shape it takes them."""
+    """The shape (C, H, W) of the image whose values the model takes, in whatever shape it takes them."""
     if len(shape) == 3:
         channels, height, width = shape if channels_first else (shape[2], *shape[:2])
         if channels in (1, 3):
             return channels, height, width
     side = math.isqrt(math.prod(shape))
     if side * side != math.prod(shape):
-        raise ConfigError(f"its input, {list(shape)}, is not a square grey picture.")
+        raise ConfigError(f"its input, {list(shape)}, is not a square grey image.")
     return 1, side, side
 
 
 def snake_case(name: str) -> str:
-    """`conv2d`, `max_pooling2d`, `batch_normalization`: how Keras names layers after their class."""
+    """The name that Keras gives a layer after its class: `conv2d`, `max_pooling2d`, `batch_normalization`."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _layer(entry: Any) -> KerasLayer:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str) or "config" not in entry:
-        raise ConfigError("the configuration has an entry without class_name and config; is it that of a Keras model?")
+        raise ConfigError("its configuration has an entry without class_name and config; is it a Keras model?")
     config = dict(entry["config"]) if isinstance(entry["config"], Mapping) else {}
     build = entry.get("build_config")
     if isinstance(build, Mapping):
@@ -137,20 +137,20 @@ def _layer(entry: Any) -> KerasLayer:
     name = entry.get("name", config.get("name"))
     kind = str(entry["class_name"])
     if "module" in entry and not str(entry["module"]).startswith(("keras", "tf_keras", "tensorflow")):
-        # Where `.keras` files name a class of Keras, they name its module too. HDF5 files don't.
-        raise ConfigError(f"layer {kind} '{name}': a custom class, which can't be brought over.")
+        # `.keras` files name the module of each class; HDF5 files don't.
+        raise ConfigError(f"layer {kind} '{name}': a custom class, which can't be imported.")
     kind = _OTHER_NAMES.get(kind, kind)
     return KerasLayer(kind, name if isinstance(name, str) else "", config)
 
 
 def _tensors(node: Any) -> list[Tensor]:
-    """Every tensor that a node names: with Keras 3's `keras_history`, or in the lists of Keras 1 and 2."""
+    """Every tensor that a node names: in Keras 3's `keras_history`, or in the nested lists of Keras 1 and 2."""
     if isinstance(node, Mapping):
         return [found for value in node.values() for found in _tensors(value)]
     if not isinstance(node, list | tuple):
         return []
     if len(node) in (3, 4) and isinstance(node[0], str) and all(type(number) is int for number in node[1:3]):
         if node[2] != 0:
-            raise ConfigError(f"layer '{node[0]}': one of several outputs of it is used, which is not supported.")
+            raise ConfigError(f"layer '{node[0]}': one of its several outputs is used, which is not supported.")
         return [(node[0], node[1])]
     return [found for item in node for found in _tensors(item)]
