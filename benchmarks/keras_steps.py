@@ -75,8 +75,7 @@ class Pair:
         """Train both on a batch of images (N, C, H, W) and labels (N,)."""
         images = images.to(self.dtype)
         self.optimizer.zero_grad()
-        loss = self.module.training_step((images, labels), 0)
-        assert loss is not None
+        _, loss = self.module.logits_and_loss((images, labels))
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         gradients = [self.state[variable.key].grad for variable in self.layout]
         self.optimizer.step()

@@ -715,7 +715,7 @@ def test_nobody_knows_the_validation_images_of_an_imported_network(
 ) -> None:
     refused = command("evaluate", learned_checkpoint, "--data", "digits", "--split", "val", capsys=capsys)
     assert refused.status == 1
-    assert "not known of a network trained elsewhere" in refused.err
+    assert "not known for an imported network" in refused.err
 
 
 def test_every_scaling_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

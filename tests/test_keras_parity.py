@@ -1,5 +1,6 @@
 """Training here is what it is in Keras, which runs beside it on its torch backend."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.split import split_indices
+from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import LAYERS, build_network
 from mnist_cnn.network.initializers import INITIALIZERS
-from mnist_cnn.training.module import Measured
-from tests.conftest import Outcome, composed
+from mnist_cnn.training import fast_steps
+from tests.conftest import Outcome, composed, train_command
 
 STEPS = 50
 
@@ -134,17 +136,26 @@ def test_the_validation_cut_is_that_of_keras(n: int, fraction: float) -> None:
     assert np.array_equal(validation, their_validation)
 
 
-def test_an_epochs_loss_and_accuracy_weigh_the_last_small_batch_as_keras_does() -> None:
-    x, y = torch.rand(100, 28, 28, 1), torch.randint(10, (100,))
-    network = compiled("mlp")
-    network.optimizer.learning_rate = 0.0  # so that the order of the batches makes no difference
-    history = network.fit(x, y, batch_size=32, epochs=1, verbose=0).history
-    measured = Measured()
-    for images, labels in zip(torch.split(x, 32), torch.split(y, 32), strict=True):
-        logits = network(images)
-        measured.update(logits.detach(), labels)
-    for what, value in measured.compute().items():
-        assert float(value) == pytest.approx(float(history[what][0]), rel=1e-5)
+@pytest.mark.parametrize("reason", [None, "the test says so"], ids=["fast steps", "Lightning's steps"])
+def test_an_epochs_loss_and_accuracy_weigh_the_last_small_batch_as_keras_does(
+    reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_steps, "why_not", lambda *_: reason)
+    still = ("optimizer=sgd", "optimizer.lr=1e-30", "optimizer.momentum=0")  # so that the order makes no difference
+    settings = ("model=mlp", "data=digits", "data.batch_size=100", "trainer=cpu", "trainer.max_epochs=1", "run_dir=run")
+    assert train_command(*settings, *still).status == 0
+    ours = json.loads(Path("run/metrics.json").read_text())["history"][0]
+
+    network, theirs = checkpoint.load("run").network, compiled("mlp")
+    for variable, weight in zip(layout_of(network), theirs.weights, strict=True):
+        weight.assign(variable.to_keras(network.state_dict()[variable.key]))
+    theirs.optimizer.learning_rate = 0.0
+    train = datasets.load("digits", "nowhere").train.subset(torch.arange(1293))
+    assert len(train) % 100 == 93
+    images = train.images.permute(0, 2, 3, 1) / 255
+    history = theirs.fit(images, train.labels, batch_size=100, epochs=1, verbose=0).history
+    for what in ("loss", "accuracy"):
+        assert ours[f"train/{what}"] == pytest.approx(float(history[what][0]), rel=1e-5)
 
 
 class GivenLosses(pl.LightningModule):

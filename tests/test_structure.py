@@ -30,14 +30,18 @@ MAX_MODULES_IN_A_FOLDER = 10
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Dotted names that a module imports anywhere, in functions too; `from a import b` gives `a` and `a.b`."""
+    """Dotted names that a module imports anywhere, in functions too; `from a import b` gives `a.b`.
+
+    It gives `a` as well, unless b is a module of this package: only then does a's own content not matter.
+    """
     names = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute here"
-            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+            found = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= found if found <= set(MODULES) else found | {str(node.module)}
     return frozenset(names)
 
 

@@ -14,7 +14,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -60,25 +59,24 @@ class FastClassifier(Classifier):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         labels = batch[1]
-        steps = zip(*(torch.split(part, self._batch_size) for part in batch), strict=True)
-        logits = torch.cat([self._take_step(*step) for step in steps])
-        loss = F.cross_entropy(logits, labels)
-        self._log_means("train", loss, logits, labels, self.train_accuracy)
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped += (
-            math.ceil(len(labels) / self._batch_size) - 1
-        )  # Lightning adds one
+        parts = zip(*(torch.split(part, self._batch_size) for part in batch), strict=True)
+        logits, losses = zip(*(self._take_step(part) for part in parts), strict=True)
+        loss = torch.stack(losses).sum() / len(labels)
+        self._log_means("train", loss, torch.cat(logits), labels, self.train_accuracy)
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(losses) - 1  # Lightning adds one itself
         return loss
 
-    def _take_step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _take_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Take one step; returns the logits, and the loss summed over the batch."""
         # Not the optimiser that Lightning wraps: it runs the precision plug-in for each step, to count it, for 70 µs.
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer)
-        logits = torch.empty(0)
+        logits = loss = torch.empty(0)
 
         def closure() -> Tensor:
-            nonlocal logits
+            nonlocal logits, loss
             optimizer.zero_grad()
-            logits, loss = self._logits_and_loss((images, labels))
+            logits, loss = self.logits_and_loss(batch)
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             return loss
@@ -89,7 +87,7 @@ class FastClassifier(Classifier):
             scheduler.step()
         for counter in self._step_counters():
             counter.ready = counter.completed = counter.completed + 1
-        return logits.detach()
+        return logits.detach(), loss.detach() * len(logits)
 
     def on_train_start(self) -> None:
         """Count on from where a stopped run was, whoever took its steps."""

@@ -44,16 +44,16 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, loss = self._logits_and_loss(batch)
+        logits, loss = self.logits_and_loss(batch)
         self._log_means("train", loss, logits, batch[1], self.train_accuracy)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, loss = self._logits_and_loss(batch)
+        logits, loss = self.logits_and_loss(batch)
         self._log_means("val", loss, logits, batch[1], self.val_accuracy)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, loss = self._logits_and_loss(batch)
+        logits, loss = self.logits_and_loss(batch)
         self._log_means("test", loss, logits, batch[1], self.test_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -71,7 +71,8 @@ class Classifier(pl.LightningModule):
         """The number of optimiser steps in the whole run."""
         return int(self.trainer.estimated_stepping_batches)
 
-    def _logits_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits_and_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (N, classes) and the mean cross-entropy of a batch of scaled images and their labels."""
         images, labels = batch
         logits = self(images)
         return logits, F.cross_entropy(logits, labels)

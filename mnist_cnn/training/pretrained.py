@@ -1,5 +1,6 @@
 """The network that a run starts from: one to be trained further (`model.init_from`), or that of a resumed run."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import check_suits
 from mnist_cnn.network import build_network
+from mnist_cnn.run_folder import is_first_process
 
 
 def load_pretrained(config: Config) -> TrainedNetwork | None:
@@ -40,6 +42,8 @@ def _stopped(config: Config, run: str) -> TrainedNetwork:
     stopped = checkpoint.load(last)
     _check_same_experiment(config, stopped)
     if resume_from(config) is not None:
+        if is_first_process():
+            print(f"resuming {run} after epoch {stopped.epoch}", file=sys.stderr)
         return stopped
     if config.model.init_from is not None:
         return replace(stopped, network=checkpoint.load(config.model.init_from).network)
