@@ -13,9 +13,9 @@ import sys
 import traceback
 from pathlib import Path
 
-import lightning.pytorch
-import matplotlib.figure
-import sklearn.datasets
+import lightning.pytorch  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import sklearn.datasets  # noqa: F401
 import torchvision.datasets  # noqa: F401
 
 
