@@ -1,0 +1,103 @@
+"""The examples of docs/adding.md, executed as they stand there, and the links between the pages."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGES = [*(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md", ROOT / "CHANGELOG.md"]
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "docs" / "adding.md").read_text(), re.M | re.S))
+Run = Callable[[str], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, str(ROOT / "tests" / "preloaded.py")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", env=environment
+    ) as process:
+        yield process
+        process.communicate()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, to be changed."""
+    for part in ("conf", "mnist_cnn"):
+        shutil.copytree(ROOT / part, tmp_path / "project" / part)
+    shutil.copy(ROOT / "train.py", tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def run(server: "subprocess.Popen[str]", project: Path) -> Run:
+    """Runs a command in the project; returns its exit status and what it wrote to standard error."""
+
+    def run(command: str) -> tuple[int, str]:
+        assert server.stdin
+        assert server.stdout
+        out, err = project.with_name("out"), project.with_name("err")
+        request = {"command": command, "project": str(project), "out": str(out), "err": str(err)}
+        print(json.dumps(request), file=server.stdin, flush=True)
+        return int(server.stdout.readline()), err.read_text()
+
+    return run
+
+
+def write(block: str, project: Path) -> None:
+    """Write the file that the first line of a block names, or add to it where that line says so."""
+    named = re.match(r"# (\S+)( \(add .*\))?\n", block)
+    assert named, f"the first line must name a file:\n{block}"
+    file, is_added = project / named[1], bool(named[2])
+    assert file.exists() == is_added, f"{named[1]} is either new, or is added to"
+    file.write_text(f"{file.read_text()}\n\n{block}" if is_added else block)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_an_example_works_and_its_mistake_is_answered_as_the_page_says(section: str, project: Path, run: Run) -> None:
+    worked, refused = 0, 0
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", SECTIONS[section], re.M | re.S):
+        if language in ("python", "yaml"):
+            write(block, project)
+        elif language == "sh":
+            for command in block.splitlines():
+                status, err = run(command)
+                assert status == 0, f"{command}\n{err}"
+                worked += 1
+        else:
+            assert language == "console"
+            command, *answer = block.removeprefix("$ ").splitlines()
+            status, err = run(command)
+            assert status == 2, f"{command}\n{err}"
+            assert " ".join(answer) in err  # which is one line
+            refused += 1
+    assert worked
+    assert refused
+
+
+def test_everything_that_the_page_promises_has_an_example() -> None:
+    assert list(SECTIONS) == ["An optimiser", "A network", "A layer", "A data set", "A callback"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    for link in re.findall(r"\]\((?!http)(.*?)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
