@@ -1,4 +1,4 @@
-"""What the tests share: runs in this process, small made-up data sets, and the real MNIST where it can be had."""
+"""What the tests share: runs in this process, small made-up data sets, and the real MNIST where it is available."""
 
 import gzip
 import hashlib
@@ -185,7 +185,7 @@ def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMnist:
 
 @pytest.fixture(scope="session")
 def real_mnist(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """`train_command` on the real MNIST; the test is skipped where it can't be had without the network."""
+    """`train_command` on the real MNIST; the test is skipped where it is not available without a network."""
     if FULL_SIZE_MIRROR:
         root = tmp_path_factory.mktemp("mnist")
     elif (ROOT / "data" / "MNIST" / "raw").is_dir():

@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,16 @@ def test_one_line_of_configuration_trains_with_any_class_of_torch(name: str) -> 
     assert history[-1]["train/loss"] < history[0]["train/loss"]
 
 
+NO_ARGUMENTS = ("~optimizer.betas", "~optimizer.eps")
+
+
+class NoClosure(torch.optim.SGD):
+    """Somebody's optimiser that forgets the closure, which Lightning relies on."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        super().step()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -85,7 +96,13 @@ def test_one_line_of_configuration_trains_with_any_class_of_torch(name: str) -> 
         (("optimizer=adamw", "optimizer.weight_decay=-1"), "optimizer.weight_decay=-1: Invalid weight_decay"),
         (("optimizer.eps=abc",), "optimizer.eps=abc: it must be a number"),
         (("+optimizer.momentum=0.9",), "optimizer.momentum=0.9: KerasAdam takes no such argument"),
-        (("optimizer._target_=torch.optim.Adamm",), "optimizer._target_=torch.optim.Adamm: there is no such class"),
+        (
+            ("optimizer._target_=torch.optim.Adamm",),
+            "the module torch.optim has no class Adamm. Did you mean Adam",
+        ),
+        (("~optimizer._target_",), "optimizer: it has no _target_"),
+        (("optimizer._target_=nowhere.Adam",), "optimizer._target_=nowhere.Adam: there is no such module"),
+        (("optimizer._target_=tests.test_optimizers.NoClosure", *NO_ARGUMENTS), "must call the closure"),
         (("optimizer._target_=torch.nn.Linear",), "must name a subclass of torch.optim"),
         *(
             (

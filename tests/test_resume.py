@@ -315,7 +315,8 @@ def test_aliases_are_refused_before_they_are_followed(digits_run: Path) -> None:
         put(seed="x"), put(seed=None), put(model__layers=[{"os.system": {"command": "touch owned"}}]),
         put(model__layers="x"), put(data__batch_size=-1), put(data__name="../x"), put(trainer__max_epochs="x"),
         put(trainer__no_such_thing=1), put(callbacks={}), put(callbacks__checkpoint=None), put(logger__csv=3),
-        put(optimizer={}), put(optimizer__lr="x"), put(optimizer__lr="${oc.decode:'0.001'}"), put(optimizer__momentum=0.9), put(data__further=1),
+        put(optimizer={}), put(optimizer__lr="x"), put(optimizer__lr="${oc.decode:'0.001'}"),
+        put(optimizer__momentum=0.9), put(data__further=1),
         put(scheduler={"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "x"}),
     ],
     ids=range(17),
@@ -362,7 +363,7 @@ def test_a_class_of_ones_own_is_said_again_or_left_out() -> None:
     refused = train_command("resume=run", "trainer.max_epochs=2")
     assert refused.status == 2
     assert "callbacks.own._target_" in refused.err
-    assert "say it again" in refused.err
+    assert "name it again" in refused.err
     assert train_command("resume=run", "trainer.max_epochs=2", *own).status == 0
     assert Path("made").exists()
     Path("made").unlink()

@@ -2,9 +2,13 @@
 
 import inspect
 import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 from mnist_cnn import machine
 from mnist_cnn.config import Config, require_one_of
@@ -12,13 +16,22 @@ from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean
 from mnist_cnn.run_folder import check_run_dir
+from mnist_cnn.training.callbacks import BestAndLast
+from mnist_cnn.training.targets import class_of
+
+T = TypeVar("T")
 
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for an unknown data set, a mirror that is no address, or a wrong argument of the Trainer."""
+    """Raise ConfigError for an unknown data set, a mirror that is no address, a class that is not there, or a wrong
+    argument of the Trainer."""
     require_one_of("data.name", config.data.name, "auto", *SOURCES)
     if config.data.mirror:
         mirror_address(config.data.mirror, "data.mirror=")
+    callbacks = _classes(config.callbacks, "callbacks", Callback)
+    _classes(config.logger, "logger", Logger)  # type: ignore[type-abstract]  # only subclasses are made
+    if sum(issubclass(callback, BestAndLast) for callback in callbacks) != 1:
+        raise ConfigError("callbacks.checkpoint: it can't be left out; results are those of the kept checkpoint.")
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
     ours |= {"enable_progress_bar", "enable_model_summary"}
     # Every epoch ends with a validation and a checkpoint.
@@ -45,6 +58,10 @@ def check_machine(config: Config) -> None:
             file=sys.stderr,
         )
     check_run_dir(config)
+
+
+def _classes(targets: Mapping[str, Any], group: str, kind: type[T]) -> list[type[T]]:
+    return [class_of(target, f"{group}.{name}", kind) for name, target in targets.items() if target is not None]
 
 
 def _has(accelerator: str) -> bool:

@@ -90,7 +90,7 @@ class FastClassifier(Classifier):
         return logits.detach(), loss.detach() * len(logits)
 
     def on_train_start(self) -> None:
-        """Count on from where a stopped run was, whoever took its steps."""
+        """Continue the count of a resumed run, whichever way its steps were taken."""
         counters = self._step_counters()
         taken = max(counter.completed for counter in counters)
         for counter in counters:

@@ -85,10 +85,21 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
         copy.grad = torch.zeros_like(copy)
     optimizer = build_optimizer(config.optimizer, copies)
     build_scheduler(config.scheduler, optimizer, steps=100)
+    with_gradients: list[bool] = []
+
+    def closure() -> float:
+        with_gradients.append(torch.is_grad_enabled())
+        return 0.0
+
     try:
-        optimizer.step(lambda: 0.0)
+        optimizer.step(closure)
     except Exception as error:  # whatever a class raises for weights that it can't move
         raise ConfigError(f"optimizer ({config.optimizer['_target_']}): {' '.join(str(error).split())}") from error
+    if not with_gradients or not all(with_gradients):
+        raise ConfigError(
+            f"optimizer ({config.optimizer['_target_']}): its step must call the closure that it is given, with "
+            "gradients enabled (torch.enable_grad)."
+        )
 
 
 def _lay_out_like_weights(optimizer: Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 A run folder may come from anybody, so its `config.yaml` is read as plain values: bounded, without aliases, tags or
 interpolation. It may name classes of torch.optim, Lightning and this project only, and paths in its own folder only;
-anything else must be said again on the command line.
+anything else must be named again on the command line.
 """
 
 import re
@@ -48,7 +48,7 @@ def resumed(composed: DictConfig, said: list[str]) -> DictConfig:
     """
     folder = str(composed.resume)
     if "run_dir" in said:
-        raise ConfigError(f"resume={folder}: a run goes on in its own folder; leave out run_dir.")
+        raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
     saved = read_saved(folder)
     now = to_config(composed).to_dict()
     for key in said:
@@ -115,6 +115,8 @@ def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -
             raise cannot_change(folder, key, None)
     elif key.startswith(MAY_CHANGE):
         _put(saved, key, _get(now, key))
+    elif key in ("experiment", "debug"):
+        raise ConfigError(f"resume={folder}: {key} can't change on the way; the run keeps the recipe that it has.")
     elif key not in OF_THIS_MACHINE and _get(saved, key) != _get(now, key) and not _drops_foreign(saved, now, key):
         raise cannot_change(folder, key, _get(saved, key))
 
@@ -146,9 +148,10 @@ def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> N
         for path, value in _leaves(target):
             full = f"{key}.{path}"
             if _get(now, full) != value and not _is_harmless(key, path, value, target, kind):
+                leave_out = f" (or leave it out with +{key}=null)" if key.startswith(("callbacks.", "logger.")) else ""
                 raise ConfigError(
                     f"resume={folder}: its {full} is {one_line(repr(value), 80)}, which a run folder can't name by "
-                    f"itself; say it again on the command line (or leave it out with +{key}=null)."
+                    f"itself; name it again on the command line{leave_out}."
                 )
 
 

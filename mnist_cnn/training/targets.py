@@ -6,10 +6,10 @@ callbacks and loggers are given so.
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 
@@ -19,12 +19,16 @@ T = TypeVar("T")
 def class_of(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
     """The class that a target names; ConfigError, naming `key`, unless it is a subclass of `kind`."""
     path = target.get("_target_")
+    if path is None:
+        raise ConfigError(f"{key}: it has no _target_, which names its class.")
+    module, _, name = str(path).rpartition(".")
     try:
-        found = get_object(str(path))
-    except (ImportError, ValueError, InstantiationException) as error:
-        if isinstance(error.__cause__ or error, ModuleNotFoundError) and key.startswith("logger."):
-            raise ConfigError(f"{key}: it is not installed; pip install -e '.[{key.partition('.')[2]}]'") from error
-        raise ConfigError(f"{key}._target_={path}: there is no such class ({_line(error)}).") from error
+        found = getattr(import_module(module or name), name, None)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{key}._target_={path}: there is no such module ({_line(error)}).") from error
+    if found is None:
+        near = did_you_mean(name, dir(import_module(module or name)))
+        raise ConfigError(f"{key}._target_={path}: the module {module or name} has no class {name}.{near}")
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(f"{key}._target_={path}: it must name a subclass of {kind.__module__}.{kind.__name__}.")
     return found

@@ -23,7 +23,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
-from mnist_cnn.training.callbacks import BestAndLast, EpochSeed, History, Progress
+from mnist_cnn.training.callbacks import EpochSeed, History, Progress
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
 from mnist_cnn.training.pretrained import resume_from, settings_of
@@ -38,8 +38,6 @@ def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     try:
         callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
         loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
-        if sum(isinstance(callback, BestAndLast) for callback in callbacks) != 1:
-            raise ConfigError("callbacks.checkpoint: it can't be left out; results are those of the kept checkpoint.")
         ours = [EpochSeed(config.seed), History(), Progress()]
         trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
         if trainer.world_size > 1 and run_folder.sweeping():
