@@ -8,6 +8,7 @@ This is the one module that knows Lightning's internals; `pyproject.toml` bounds
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -58,36 +59,34 @@ class FastClassifier(Classifier):
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        labels = batch[1]
-        parts = zip(*(torch.split(part, self._batch_size) for part in batch), strict=True)
-        logits, losses = zip(*(self._take_step(part) for part in parts), strict=True)
-        loss = torch.stack(losses).sum() / len(labels)
-        self._log_means("train", loss, torch.cat(logits), labels, self.train_accuracy)
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped += len(losses) - 1  # Lightning adds one itself
-        return loss
-
-    def _take_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Take one step; returns the logits, and the loss summed over the batch."""
         # Not the optimiser that Lightning wraps: it runs the precision plug-in for each step, to count it, for 70 µs.
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer)
-        logits = loss = torch.empty(0)
+        outputs: dict[int, tuple[Tensor, Tensor]] = {}
 
-        def closure() -> Tensor:
-            nonlocal logits, loss
+        def closure(number: int, part: Batch) -> Tensor:
             optimizer.zero_grad()
-            logits, loss = self.logits_and_loss(batch)
+            logits, loss = self.logits_and_loss(part)
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            outputs[number] = logits.detach(), loss.detach() * len(logits)
             return loss
 
-        optimizer.step(closure)  # type: ignore[arg-type]  # torch types a closure as returning a float
-        torch.clear_autocast_cache()  # it holds the weights as they were before the step
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
+        for number, part in enumerate(zip(*(torch.split(whole, self._batch_size) for whole in batch), strict=True)):
+            optimizer.step(partial(closure, number, part))  # type: ignore[arg-type]  # typed as giving a float
+            torch.clear_autocast_cache()  # it holds the weights as they were before the step
+            if isinstance(scheduler, LRScheduler):
+                scheduler.step()
+        self._count(len(outputs))
+        logits, losses = zip(*outputs.values(), strict=True)
+        loss = torch.stack(losses).sum() / len(batch[1])
+        self._log_means("train", loss, torch.cat(logits), batch[1], self.train_accuracy)
+        return loss
+
+    def _count(self, steps: int) -> None:
         for counter in self._step_counters():
-            counter.ready = counter.completed = counter.completed + 1
-        return logits.detach(), loss.detach() * len(logits)
+            counter.ready = counter.completed = counter.completed + steps
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped += steps - 1  # Lightning adds one itself
 
     def on_train_start(self) -> None:
         """Continue the count of a resumed run, whichever way its steps were taken."""
