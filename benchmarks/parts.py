@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
 
 def steps(model: str, switches: set[str], seconds: float) -> None:
     """Print the median time of a step in milliseconds, and the seconds before the first one was done."""
+    import mnist_cnn  # noqa: F401, I001  # before torch: it bounds how long OpenMP's threads spin
     import torch
     from speed_contenders import hand_built, layers_of
     from torch import nn

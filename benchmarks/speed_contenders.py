@@ -77,6 +77,7 @@ def keras(task: Task) -> None:
 
 def loop(task: Task) -> None:
     """A loop in plain PyTorch that takes the same steps as ours, to the same weights, without Lightning."""
+    import mnist_cnn  # noqa: F401, I001  # before torch: it bounds how long OpenMP's threads spin
     import torch
     from torch.nn import functional as F
 

@@ -60,7 +60,9 @@ class Classifier(pl.LightningModule):
         # The loss scaling of float16 divides gradients before they are clipped, which fused optimisers don't allow.
         optimizer = build_optimizer(self.optimizer, self.parameters(), fused=self.trainer.precision != "16-mixed")
         scheduler = build_scheduler(self.scheduler, optimizer, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": scheduler} if scheduler else optimizer
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]  # a plain dictionary
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint describe itself."""

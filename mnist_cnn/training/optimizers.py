@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning.pytorch.utilities.types import LRSchedulerConfigType
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -60,7 +59,7 @@ def build_optimizer(target: Mapping[str, Any], parameters: Iterable[nn.Parameter
     return optimizer
 
 
-def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int) -> LRSchedulerConfigType | None:
+def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int) -> dict[str, Any] | None:
     """A scheduler as Lightning takes it, or None where the target is empty: the rate stays as it is.
 
     Of its arguments, the word `total_steps` stands for `steps`, the number of optimiser steps in the whole run.
@@ -69,8 +68,7 @@ def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int)
         return None
     arguments = {key: steps if value == "total_steps" else value for key, value in target.items()}
     for_lightning = {key: arguments.pop(key) for key in _FOR_LIGHTNING if key in arguments}
-    scheduler = make(arguments, "scheduler", LRScheduler, optimizer)
-    return cast(LRSchedulerConfigType, {"scheduler": scheduler, **for_lightning})
+    return {"scheduler": make(arguments, "scheduler", LRScheduler, optimizer), **for_lightning}
 
 
 def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
