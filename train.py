@@ -11,7 +11,7 @@ from mnist_cnn.hydra_cli import run_hydra
 
 def train(composed: DictConfig) -> float | None:
     """One run, as configured; returns the validation accuracy, which is what a search may optimise."""
-    config = to_config(composed)  # a setting that is not possible ends here, before anything is made or fetched
+    config = to_config(composed)  # checks types and ranges, before anything is made or fetched
 
     from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
 

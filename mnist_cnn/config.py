@@ -125,7 +125,7 @@ def to_config(composed: DictConfig) -> Config:
 
 def config_of(values: Mapping[Any, Any]) -> Config:
     """Plain values, such as `Config.to_dict` gives, as dataclasses; ConfigError where a value is not possible."""
-    own = {item.name for item in fields(TrainerConfig)}
+    own = {item.name for item in fields(TrainerConfig)} - {"extra"}
     trainer = dict(values["trainer"])
     trainer["extra"] = {key: trainer.pop(key) for key in list(trainer) if key not in own}
     try:
@@ -160,13 +160,17 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
     if isinstance(error, ConfigKeyError | AttributeError):
         return f"{shown}: no such key.{nearest_key(key, list(keys_of(values)))}"
     reason = str(error.msg or error).splitlines()[0].rstrip(".")
-    value = error.value if error.value is not None else _select(values, key)
+    value = error.value if error.value is not None else select(values, key)
     return f"{key}={value}: {reason}." if value is not None else f"{key}: {reason}."
 
 
-def _select(values: Any, key: str) -> Any:
+def select(values: Any, key: str) -> Any:
+    """The value at a dotted key of plain values, or None where there is none; parts of a list are numbered."""
     for part in key.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
+        if isinstance(values, list) and part.isdigit() and int(part) < len(values):
+            values = values[int(part)]
+        else:
+            values = values.get(part) if isinstance(values, Mapping) else None
     return values
 
 
@@ -203,10 +207,10 @@ def nearest_key(key: str, known: list[str]) -> str:
     return f" Did you mean {leaves[near[0]]}?" if near else ""
 
 
-def require_one_of(key: str, value: str, *known: str) -> None:
+def require_one_of(key: str, value: Any, *known: str) -> None:
     """Raise ConfigError, with the nearest known value, if the value is none of those known."""
     if value not in known:
-        raise ConfigError(f"{key}={value}: not one of {', '.join(known)}.{did_you_mean(value, known)}")
+        raise ConfigError(f"{key}={value}: not one of {', '.join(known)}.{did_you_mean(str(value), known)}")
 
 
 def _require(condition: bool, key: str, value: object, why: str) -> None:

@@ -41,6 +41,11 @@ class OutputError(UserError, OSError):
     """A file that exists already or can't be written."""
 
 
+def flat(error: BaseException) -> str:
+    """What an exception says, on one line; the name of its class if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def one_line(text: str, most: int) -> str:
     """Make a text from a file safe to print: no control characters, and at most `most` characters."""
     line = "".join(character if character.isprintable() else "?" for character in text)

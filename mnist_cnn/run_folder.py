@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.types import RunMode
 
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.files import replace_file
 
 
 def make_run_dir(config: Config, dataset: str) -> Path:
@@ -53,9 +55,13 @@ def record(folder: Path, config: Config) -> None:
     commands.append(f"# {shlex.join(['python', Path(sys.argv[0]).name, *sys.argv[1:]])}".replace("\n", " "))
     values = {**config.to_dict(), "run_dir": None, "resume": None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    part = file.with_name("config.yaml.part")
-    part.write_text("\n".join([*commands, text]))
-    part.replace(file)
+    replace_file(file, "\n".join([*commands, text]).encode())
+
+
+def discard(folder: Path) -> None:
+    """Remove the folder of a run that learned nothing."""
+    if is_first_process():
+        shutil.rmtree(folder)
 
 
 def is_first_process() -> bool:

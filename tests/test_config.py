@@ -29,6 +29,7 @@ WRONG = [
     ("trainer.accelerator=gqu", "trainer.accelerator=gqu", "Did you mean gpu?"),
     ("+trainer.gradient_clip=1", "trainer.gradient_clip", "Did you mean gradient_clip_val?"),
     ("+data.foo=1", "data.foo", "no such key"),
+    ("+trainer.extra.limit_train_batches=0", "trainer.extra", "takes no such argument here"),
     ("seed=-1", "seed=-1", "between 0"),
     ("model=tiny,mlp", "model=tiny,mlp", "-m"),
     ("foo", "foo", "key=value"),

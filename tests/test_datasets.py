@@ -256,7 +256,7 @@ def test_shape_and_class_count_come_from_the_source() -> None:
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:
-    with pytest.raises(DataError, match=r"minst: no such data set\. Did you mean mnist\?"):
+    with pytest.raises(DataError, match=r"minst: unknown data set\. Did you mean mnist\?"):
         datasets.load("minst", "data")
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 
 from mnist_cnn.inference import checkpoint
 from tests.conftest import (
@@ -71,22 +73,25 @@ def test_a_finished_run_goes_on_with_more_epochs(digits_run: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ("optimizer.lr=0.5", "optimizer.lr can't change on the way, it was 0.001"),
-        ("scheduler=cosine", "scheduler._target_ can't change"),
-        ("data=mnist", "data.name can't change on the way, it was digits"),
-        ("data.val_fraction=0.5", "data.val_fraction can't change"),
-        ("seed=7", "seed can't change"),
-        ("model=mlp", "model.layers can't change"),
-        ("trainer.max_epochs=2", "it has 3 epochs already"),
+        ("optimizer.lr=0.5", "optimizer.lr can't be changed when a run is resumed (it was 0.001)"),
+        ("scheduler=cosine", "scheduler._target_ can't be changed"),
+        ("data=mnist", "data.name can't be changed when a run is resumed (it was digits)"),
+        ("data.val_fraction=0.5", "data.val_fraction can't be changed"),
+        ("seed=7", "seed can't be changed"),
+        ("model=mlp", "model.layers can't be changed"),
+        ("trainer.max_epochs=2", "it already has 3 epochs"),
         (
             "callbacks.checkpoint.monitor=val/loss",
-            "callbacks.checkpoint.monitor can't change on the way, it was val/acc",
+            "callbacks.checkpoint.monitor can't be changed when a run is resumed (it was val/acc",
         ),
-        ("callbacks=early_stopping", "callbacks can't change"),
-        ("+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor", "callbacks.x._target_ can't change"),
-        ("+trainer.limit_train_batches=3", "trainer.limit_train_batches can't change"),
-        ("trainer.precision=bf16-mixed", "trainer.precision can't change"),
-        ("experiment=tiny", "experiment can't change"),
+        ("callbacks=early_stopping", "callbacks can't be changed"),
+        (
+            "+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor",
+            "callbacks.x._target_ can't be",
+        ),
+        ("+trainer.limit_train_batches=3", "trainer.limit_train_batches can't be changed"),
+        ("trainer.precision=bf16-mixed", "trainer.precision can't be changed"),
+        ("experiment=tiny", "experiment can't be changed"),
         ("run_dir=other", "leave out run_dir"),
     ],
 )
@@ -188,6 +193,22 @@ class Marker(pl.Callback):
         Path(file).touch()
 
 
+class MarkerOptimizer(torch.optim.SGD):
+    """The same, of the kind that an optimiser must be."""
+
+    def __init__(self, params: Any) -> None:
+        Path("owned").touch()
+        super().__init__(params)
+
+
+class MarkerLogger(CSVLogger):
+    """The same, of the kind that a logger must be."""
+
+    def __init__(self) -> None:
+        Path("owned").touch()
+        super().__init__("elsewhere")
+
+
 class Pickled:
     """Leaves a file behind when it is unpickled."""
 
@@ -196,6 +217,7 @@ class Pickled:
 
 
 MARKER = f"{__name__}.Marker"
+ELSEWHERE = str(Path(tempfile.gettempdir(), f"elsewhere-{os.getpid()}"))
 
 
 def put(**values: Any) -> Callable[[dict[str, Any]], None]:
@@ -224,21 +246,23 @@ EVIL = {
         callbacks__evil={"_target_": "lightning.pytorch.callbacks.LambdaCallback", "setup": {"_target_": MARKER}}
     ),
     "in place of the checkpoints": put(callbacks__checkpoint___target_=MARKER),
-    "an optimizer": put(optimizer={"_target_": MARKER}),
+    "an optimizer": put(optimizer={"_target_": f"{MARKER}Optimizer"}),
     "nested in the optimizer": put(optimizer__betas={"_target_": MARKER}),
     "a scheduler": put(scheduler={"_target_": MARKER}),
-    "a logger": put(logger__evil={"_target_": MARKER}),
+    "a logger": put(logger__evil={"_target_": f"{MARKER}Logger"}),
+    "the command line of the package": put(callbacks__evil={"_target_": "mnist_cnn.__main__.X"}),
     "a logger that sends data away": put(
         logger__evil={"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": False, "project": "x"}
     ),
     "a logger that sends data away without a word": put(
         logger__evil={"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": False}
     ),
+    "an interpolation as a class": put(callbacks__evil={"_target_": "${oc.decode:\"'" + MARKER + "'\"}"}),
     "an interpolation": put(callbacks__evil='${oc.create:"{\\"_target_\\": ' + MARKER + '}"}'),
     "checkpoints elsewhere": put(callbacks__checkpoint__dirpath="elsewhere"),
     "checkpoints above": put(callbacks__checkpoint__dirpath="${run_dir}/../elsewhere"),
     "a log elsewhere": put(logger__csv__save_dir="elsewhere"),
-    "a log at an absolute path": put(logger__csv__name="/tmp/elsewhere"),
+    "a log at an absolute path": put(logger__csv__name=ELSEWHERE),
     "a log above": put(logger__csv__name="../../elsewhere"),
     "a profile elsewhere": put(trainer__default_root_dir="elsewhere"),
 }
@@ -266,7 +290,7 @@ def test_a_strangers_folder_runs_no_code_and_writes_nothing_elsewhere(
     assert "Traceback" not in outcome.err
     assert len(outcome.err[outcome.err.index("error: ") :].strip().splitlines()) == 1
     assert sorted(path.name for path in Path().iterdir()) == ["stranger", "x.pkl", "x.pt"]
-    assert not Path("/tmp/elsewhere").exists()
+    assert not Path(ELSEWHERE).exists()
     assert metrics(Path("stranger"))["epochs"] == 3
 
 
@@ -374,12 +398,14 @@ def test_a_class_of_ones_own_is_said_again_or_left_out() -> None:
 
 def test_the_machine_and_the_loggers_may_change_and_the_recipe_stays(digits_run: Path) -> None:
     shutil.copytree(digits_run, "run")
-    settings = ("trainer=cpu", "trainer.devices=1", "logger=none", "data.eval_batch_size=50", "trainer.max_epochs=4")
-    outcome = train_command("resume=run", *settings)
+    before = yaml.safe_load(Path("run/config.yaml").read_text())
+    settings = ("trainer=auto", "trainer.devices=auto", "logger=none", "data.eval_batch_size=50")
+    outcome = train_command("resume=run", *settings, "trainer.max_epochs=4")
     assert outcome.status == 0, outcome.err
     config = yaml.safe_load(Path("run/config.yaml").read_text())
-    assert config["logger"] == {}
-    assert config["trainer"]["max_epochs"] == 4
+    before["trainer"] |= {"accelerator": "auto", "devices": "auto", "max_epochs": 4}
+    before["data"]["eval_batch_size"] = 50
+    assert config == {**before, "logger": {}}
     text = Path("run/config.yaml").read_text()
     assert len(re.findall(r"^# python train\.py ", text, re.M)) == 2  # both commands are on record
 

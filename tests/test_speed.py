@@ -154,6 +154,7 @@ class Unknown(Callback):
         (("+callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint",), "the callback ModelCheckpoint"),
         (("+trainer.gradient_clip_val=1.0",), "trainer.gradient_clip_val"),
         (("scheduler=cosine", "scheduler.interval=epoch"), "the scheduler"),
+        (("scheduler=cosine", "+scheduler.frequency=5"), "the scheduler"),
     ],
     ids=str,
 )
@@ -163,13 +164,17 @@ def test_steps_are_taken_one_by_one_where_something_needs_them(
     config = configured(*RUN, *settings)
     found = fast_steps.why_not(config, build_trainer(config, tmp_path))
     assert found is None if reason is None else reason in str(found)
-    config.trainer.precision = "16-mixed"  # which this Trainer's processor can't do
-    assert fast_steps.why_not(config, build_trainer(configured(*RUN), tmp_path)) is not None
+
+
+def test_float16_takes_single_steps(tmp_path: Path) -> None:
+    config = configured(*RUN, "trainer.precision=16-mixed")
+    trainer = build_trainer(configured(*RUN), tmp_path)  # a processor can't do it
+    assert "float16" in str(fast_steps.why_not(config, trainer))
 
 
 def test_a_run_says_why_its_steps_are_taken_one_by_one() -> None:
     slow = train_command(*RUN, "model=mlp", "trainer.max_epochs=1", SINGLE)
-    assert "note: Lightning takes every step by itself, which is slower: trainer.log_every_n_steps" in slow.err
+    assert "note: fast steps are off, because trainer.log_every_n_steps" in slow.err
     fast = train_command(*RUN, "model=mlp", "trainer.max_epochs=1")
     assert "note:" not in fast.err
 

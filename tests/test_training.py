@@ -89,7 +89,7 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
     ]
 
 
-def test_two_runs_can_not_take_one_folder_at_once() -> None:
+def test_a_folder_that_another_run_has_made_is_refused() -> None:
     from mnist_cnn.run_folder import make_run_dir
 
     config = configured("run_dir=here")
@@ -227,7 +227,7 @@ def test_a_callback_that_watches_what_is_never_measured_is_a_users_mistake() -> 
     assert not Path("run").exists()
 
 
-def test_dropout_acts_in_training_and_not_in_validation() -> None:
+def test_dropout_acts_in_training_mode_only() -> None:
     network = build_network([{"Dropout": {"rate": 0.5}}, "Flatten", {"Dense": {"units": 10}}], (1, 28, 28), 10)
     x = torch.rand(2, 1, 28, 28)
     assert not torch.equal(network.train()(x), network(x))

@@ -65,7 +65,7 @@ class MNISTDataModule(pl.LightningDataModule):
         except DataError as error:
             why = str(error)
             if isinstance(error, MissingFilesError):
-                why += _further_ways_out(self._name)
+                why += _more_suggestions(self._name)
             if self._name != "auto":
                 raise DataError(why) from None
             print(_fallback_warning(why), file=sys.stderr)
@@ -150,7 +150,7 @@ def _fits(images: Images, device: torch.device) -> bool:
     return device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
 
 
-def _further_ways_out(name: str) -> str:
+def _more_suggestions(name: str) -> str:
     from_environment = ", or MNIST_MIRROR=ADDRESS in the environment" if name in ("auto", "mnist") else ""
     return (
         f"\n  - name a folder or web address that has them: data.mirror=ADDRESS{from_environment}"

@@ -28,7 +28,7 @@ class Dataset:
 
 
 class MissingFilesError(DataError):
-    """Files are missing and can't be fetched. The message ends in a list of ways out, to which a caller may add."""
+    """Files are missing and can't be fetched. The message ends in a list of suggestions, to which a caller may add."""
 
 
 def image_shape(name: str) -> tuple[int, int, int]:
@@ -65,7 +65,7 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
             # Look again: while this process waited, another may have fetched them.
             fetch_files(source.missing(root), root / source.folder, addresses)
     except DataError as error:
-        raise MissingFilesError(_ways_out(name, source, root, str(error))) from None
+        raise MissingFilesError(_suggestions(name, source, root, str(error))) from None
     except OSError as error:
         raise DataError(f"data root {root}: {name} can't be written there: {error.strerror or error}.") from error
 
@@ -91,7 +91,7 @@ def load(name: str, root: str | Path) -> Dataset:
 def _source(name: str) -> Source:
     name = "mnist" if name == "auto" else name
     if name not in SOURCES:
-        raise DataError(f"{name}: no such data set.{did_you_mean(name, SOURCES)} There are: {', '.join(SOURCES)}.")
+        raise DataError(f"{name}: unknown data set.{did_you_mean(name, SOURCES)} There are: {', '.join(SOURCES)}.")
     return SOURCES[name]()
 
 
@@ -106,7 +106,7 @@ def _images(source: Source, images: Array, labels: Array) -> Images:
     return Images(torch.from_numpy(np.array(images, order="C")), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _ways_out(name: str, source: Source, root: Path, tried: str) -> str:
+def _suggestions(name: str, source: Source, root: Path, tried: str) -> str:
     names = "\n".join(f"      {file}" for file, _ in source.missing(root))
     attempts = "\n".join(f"    {line}" for line in tried.splitlines())
     return (

@@ -1,4 +1,4 @@
-"""Images as a network is trained on them: tensors of bytes with their classes, and how they are scaled for it."""
+"""Image tensors with their classes, and the preprocessing that scales them for a network."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -85,7 +85,7 @@ def _read_emnist_digits(files: list[Path]) -> Arrays:
 
     with zipfile.ZipFile(files[0]) as archive:
         train_labels, test_labels = read("train-labels-idx1"), read("test-labels-idx1")
-        # They lie on their side.
+        # EMNIST stores its images transposed.
         train_images, test_images = (read(f"{part}-images-idx3").transpose(0, 2, 1) for part in ("train", "test"))
     return train_images, train_labels, test_images, test_labels
 

@@ -25,7 +25,7 @@ def build_network(layers: Sequence[Any], input_shape: Shape, classes: int | None
     applies it: the output is the logits. Raises ConfigError, which names the layer.
     """
     if not layers:
-        raise ConfigError("model.layers is empty: a network needs at least one layer.")
+        raise ConfigError("the list of layers is empty: a network needs at least one layer.")
     nodes: list[Node] = []
     modules: dict[str, nn.Module] = {}
     shapes = [tuple(input_shape)]  # of the network's input, then of each node's output

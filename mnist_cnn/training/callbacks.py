@@ -30,7 +30,7 @@ class EpochSeed(Callback):
 
 
 class History(Callback):
-    """A row an epoch: `epoch` (from 1), `train/…`, `val/…`, `lr`, and `seconds` of training and validation."""
+    """Records one row per epoch: `epoch` (from 1), `train/…`, `val/…`, `lr`, `seconds` (validation included)."""
 
     def __init__(self) -> None:
         self.rows: list[EpochRow] = []

@@ -23,15 +23,14 @@ T = TypeVar("T")
 
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for an unknown data set, a mirror that is no address, a class that is not there, or a wrong
-    argument of the Trainer."""
+    """Raise ConfigError for an unknown data set, an invalid mirror, a missing class or a wrong Trainer argument."""
     require_one_of("data.name", config.data.name, "auto", *SOURCES)
     if config.data.mirror:
         mirror_address(config.data.mirror, "data.mirror=")
     callbacks = _classes(config.callbacks, "callbacks", Callback)
     _classes(config.logger, "logger", Logger)  # type: ignore[type-abstract]  # only subclasses are made
     if sum(issubclass(callback, BestAndLast) for callback in callbacks) != 1:
-        raise ConfigError("callbacks.checkpoint: it can't be left out; results are those of the kept checkpoint.")
+        raise ConfigError("callbacks.checkpoint: it can't be left out; the results come from the checkpoint it keeps.")
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
     ours |= {"enable_progress_bar", "enable_model_summary"}
     # Every epoch ends with a validation and a checkpoint.

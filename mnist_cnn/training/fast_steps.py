@@ -1,10 +1,10 @@
-"""Several optimiser steps for each batch that Lightning hands over: what makes small steps cheap.
+"""Take several optimiser steps for each of Lightning's batches, which makes small steps cheap.
 
 Lightning's own work for a batch takes about half a millisecond, a third of a whole step of `tiny`. Here it is done once
 for about 2,048 images: the data module gathers them at once, and `training_step` takes the single steps. Weights,
 moments, `global_step` and logged steps are the same to the last bit. `benchmarks/fast_steps.py` measures the gain.
 
-This is the one module that knows Lightning's internals; `pyproject.toml` bounds the versions it is tested with.
+This is the one module that touches Lightning's loops; `pyproject.toml` bounds the versions it is tested with.
 """
 
 import math
@@ -27,7 +27,7 @@ from mnist_cnn.training.module import Classifier
 # moves and Ctrl-C is heard.
 _IMAGES_AT_ONCE = 2048
 
-# Callbacks that do nothing before, in or after single steps. Any other may rely on Lightning taking them.
+# Callbacks that have no hook for single batches, or (Progress) only count images. Any other may rely on single steps.
 _EPOCHWISE = (EpochSeed, History, Progress, BestAndLast, EarlyStopping)
 
 
@@ -38,7 +38,7 @@ def why_not(config: Config, trainer: pl.Trainer) -> str | None:
             return f"the callback {type(callback).__name__} may need single steps"
     if config.trainer.extra:
         return f"trainer.{next(iter(config.trainer.extra))} may need single steps"
-    if config.scheduler and config.scheduler.get("interval") != "step":
+    if config.scheduler and (config.scheduler.get("interval"), config.scheduler.get("frequency", 1)) != ("step", 1):
         return "the scheduler does not move after every step"
     if config.trainer.precision == "16-mixed":
         return "float16 scales its loss in single steps"
@@ -48,7 +48,7 @@ def why_not(config: Config, trainer: pl.Trainer) -> str | None:
 
 
 class FastClassifier(Classifier):
-    """A Classifier that takes an optimiser step for each `data.config.batch_size` images of what it is handed."""
+    """A Classifier that splits each large batch and takes one optimiser step per part."""
 
     automatic_optimization = False
 

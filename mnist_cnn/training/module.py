@@ -32,7 +32,7 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)  # faster convolutions, on GPUs too
-        self.optimizer, self.scheduler, self.metadata = optimizer, scheduler, metadata
+        self.optimizer_target, self.scheduler_target, self.metadata = optimizer, scheduler, metadata
         classes = network.output_shape[0]
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(classes, average="micro", validate_args=False) for _ in range(3)
@@ -58,8 +58,8 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # The loss scaling of float16 divides gradients before they are clipped, which fused optimisers don't allow.
-        optimizer = build_optimizer(self.optimizer, self.parameters(), fused=self.trainer.precision != "16-mixed")
-        scheduler = build_scheduler(self.scheduler, optimizer, self.total_steps)
+        optimizer = build_optimizer(self.optimizer_target, self.parameters(), self.trainer.precision != "16-mixed")
+        scheduler = build_scheduler(self.scheduler_target, optimizer, self.total_steps)
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]  # a plain dictionary

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_cnn.config import Config
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.config import Config, require_one_of
+from mnist_cnn.errors import ConfigError, flat
 from mnist_cnn.training.targets import class_of, make
 
 # Arguments for Lightning, not for the scheduler: when it moves the rate, and by which metric.
@@ -48,9 +48,9 @@ class KerasAdam(Adam):
 
 
 def build_optimizer(target: Mapping[str, Any], parameters: Iterable[nn.Parameter], fused: bool = True) -> Optimizer:
-    """The optimiser that a target names; ConfigError if its class is none or refuses an argument.
+    """The optimiser that a target names; ConfigError if the class is not an optimiser or rejects an argument.
 
-    `fused`: in one kernel for all weights instead of several for each, where the class has one.
+    `fused`: use one kernel for all weights instead of several for each, if the class has a fused kernel.
     """
     has_fused = issubclass(class_of(target, "optimizer", Optimizer), Adam | AdamW | SGD)
     further = {"fused": True} if fused and has_fused and "fused" not in target else {}
@@ -68,6 +68,10 @@ def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int)
         return None
     arguments = {key: steps if value == "total_steps" else value for key, value in target.items()}
     for_lightning = {key: arguments.pop(key) for key in _FOR_LIGHTNING if key in arguments}
+    require_one_of("scheduler.interval", for_lightning.get("interval", "epoch"), "epoch", "step")
+    frequency = for_lightning.get("frequency", 1)
+    if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
+        raise ConfigError(f"scheduler.frequency={frequency}: it must be a whole number of at least 1.")
     return {"scheduler": make(arguments, "scheduler", LRScheduler, optimizer), **for_lightning}
 
 
@@ -92,7 +96,7 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
     try:
         optimizer.step(closure)
     except Exception as error:  # whatever a class raises for weights that it can't move
-        raise ConfigError(f"optimizer ({config.optimizer['_target_']}): {' '.join(str(error).split())}") from error
+        raise ConfigError(f"optimizer ({config.optimizer['_target_']}): {flat(error)}") from error
     if not with_gradients or not all(with_gradients):
         raise ConfigError(
             f"optimizer ({config.optimizer['_target_']}): its step must call the closure that it is given, with "
@@ -101,10 +105,7 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _lay_out_like_weights(optimizer: Optimizer) -> None:
-    """Order a state that was read as the weights lie in memory: fused kernels go through both without strides.
-
-    A run that was stopped before its weights were channels-last has the other order.
-    """
+    """Give loaded optimiser state the memory format of its weights: fused kernels ignore strides."""
     for weight, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:

@@ -38,7 +38,7 @@ def load_pretrained(config: Config) -> TrainedNetwork | None:
 def _stopped(config: Config, run: str) -> TrainedNetwork:
     last = Path(run) / "checkpoints" / "last.ckpt"
     if not last.exists():
-        raise ConfigError(f"resume={run}: nothing to go on from, {last} does not exist.")
+        raise ConfigError(f"resume={run}: nothing to resume: {last} does not exist.")
     stopped = checkpoint.load(last)
     _check_same_experiment(config, stopped)
     if resume_from(config) is not None:
@@ -89,11 +89,11 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
             raise cannot_change(config.resume, key, before.get(key))
     if epochs < stopped.epoch:
         raise ConfigError(
-            f"resume={config.resume}: it has {stopped.epoch} epochs already, trainer.max_epochs={epochs}."
+            f"resume={config.resume}: it already has {stopped.epoch} epochs; trainer.max_epochs={epochs}."
         )
 
 
 def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
     """The error for a setting that would make the resumed run another experiment."""
-    was = "its layers were others" if key == "model.layers" else f"it was {before}"
-    return ConfigError(f"resume={run}: {key} can't change on the way, {was}; start a new run for that.")
+    was = "the saved run has other layers" if key == "model.layers" else f"it was {before}"
+    return ConfigError(f"resume={run}: {key} can't be changed when a run is resumed ({was}); start a new run for that.")

@@ -1,6 +1,5 @@
 """The end of a run: the kept checkpoint is evaluated, and the results are written and printed."""
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.report.page import write_report
 from mnist_cnn.report.run import Run
+from mnist_cnn.run_folder import discard
 from mnist_cnn.training.callbacks import History
 
 
@@ -24,8 +24,8 @@ def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pat
     if not trainer.is_global_zero:
         return None
     if trainer.interrupted and not any((run_dir / "checkpoints").glob("*.ckpt")):
-        shutil.rmtree(run_dir)
-        print("nothing was learned yet, and nothing is kept", file=sys.stderr)
+        discard(run_dir)
+        print("stopped before the first step; the run folder was removed", file=sys.stderr)
         return None
     (history,) = (item for item in trainer.callbacks if isinstance(item, History))  # type: ignore[attr-defined]
     trained = checkpoint.load(run_dir)

@@ -17,20 +17,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_cnn.config import RUN_DIR, literal, require_one_of, to_config
+from mnist_cnn.config import RUN_DIR, literal, require_one_of, select, to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.training.pretrained import cannot_change
 from mnist_cnn.training.targets import class_of
 
-# What may be set anew: the length of the run, the machine and the loggers. These come from this machine, never from
-# the saved run: where to fetch images from, and which run is resumed.
-MAY_CHANGE = ("trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.compile",
-              "data.root", "data.eval_batch_size", "logger")  # fmt: skip
-OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
-# A group's option may be named again; it is told apart by this key. Of `trainer=…` only what may change is taken.
+# What may be changed: the length of the run, the machine, and the loggers.
+_MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy")
+_MAY_CHANGE = ("trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.eval_batch_size")
+# What always comes from this machine, never from the saved run: where to fetch images, and which run is resumed.
+_OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
+# A group's option may be named again if it is the same one, which this key tells.
 _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
+# Where classes that a run folder names by itself are from.
+_TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "mnist_cnn.training.")
 # Loggers that write into the run's folder and send nothing anywhere.
 _LOCAL_LOGGERS = (CSVLogger, TensorBoardLogger)
 # Arguments of callbacks and loggers that are words, not paths, and what a word looks like: `val/loss`.
@@ -40,24 +42,24 @@ _WORD = re.compile(r"\w[\w .=+{}-]*(/[\w=+-]+)?")
 _MAX_BYTES, _MAX_EVENTS, _MAX_DEPTH = 2**18, 20_000, 40
 
 
-def resumed(composed: DictConfig, said: list[str]) -> DictConfig:
+def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     """The configuration of the run that `composed.resume` names.
 
-    `composed` is what the command line alone gives, and `said` are its keys. ConfigError if the folder is no run, is
+    `composed` is what the command line alone gives, and `keys` are its keys. ConfigError if the folder is no run, is
     damaged, asks for more than it may, or if the command line would make it another experiment.
     """
     folder = str(composed.resume)
-    if "run_dir" in said:
+    if "run_dir" in keys:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
     saved = read_saved(folder)
     now = to_config(composed).to_dict()
-    for key in said:
+    for key in keys:
         _change(saved, now, key, folder)
-    for key in OF_THIS_MACHINE:
-        _put(saved, key, _get(now, key))
+    for key in _OF_THIS_MACHINE:
+        _put(saved, key, select(now, key))
     name, root = (str(saved["data"].get(key)) for key in ("name", "root"))
     require_one_of("data.name", name, "auto", *SOURCES)
-    if "data.root" not in said and not datasets.is_present(name, root):
+    if "data.root" not in keys and not datasets.is_present(name, root):
         saved["data"]["root"] = now["data"]["root"]  # images would be written there
     _check_targets(saved, now, folder)
     configuration: DictConfig = OmegaConf.create(literal(saved))
@@ -103,30 +105,26 @@ def _plain_yaml(text: str) -> Any:
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -> None:
-    """Take one setting of the command line over, or raise ConfigError where it can't change."""
+    """Take over one setting of the command line; ConfigError where it can't be changed."""
     if key == "trainer":
-        for name in MAY_CHANGE[1:4]:  # the machine; `trainer=cpu` says nothing about the length of the run
-            _put(saved, name, _get(now, name))
-    elif key in _IDENTITY:
-        key = f"{key}.{_IDENTITY[key]}"
-        if _get(saved, key) != _get(now, key) and key != "model.layers":
-            raise cannot_change(folder, key, _get(saved, key))
-        if key == "model.layers" and _get(saved, key) != _get(now, key):
-            raise cannot_change(folder, key, None)
-    elif key.startswith(MAY_CHANGE):
-        _put(saved, key, _get(now, key))
+        for name in _MACHINE:  # `trainer=cpu` says nothing about the length of the run
+            _put(saved, name, select(now, name))
+    elif key in _MAY_CHANGE or key.partition(".")[0] == "logger":
+        _put(saved, key, select(now, key))
     elif key in ("experiment", "debug"):
-        raise ConfigError(f"resume={folder}: {key} can't change on the way; the run keeps the recipe that it has.")
-    elif key not in OF_THIS_MACHINE and _get(saved, key) != _get(now, key) and not _drops_foreign(saved, now, key):
-        raise cannot_change(folder, key, _get(saved, key))
+        raise cannot_change(folder, key, "chosen when the run was started")
+    elif key not in _OF_THIS_MACHINE:
+        key = f"{key}.{_IDENTITY[key]}" if key in _IDENTITY else key
+        if select(saved, key) != select(now, key) and not _drops_foreign(saved, now, key):
+            raise cannot_change(folder, key, select(saved, key))
 
 
 def _drops_foreign(saved: dict[str, Any], now: dict[str, Any], key: str) -> bool:
     """Take out a callback that the command line sets to null, if it is none of Lightning's or ours."""
-    entry = _get(saved, key)
-    if not key.startswith("callbacks.") or _get(now, key) is not None or not isinstance(entry, dict):
+    entry = select(saved, key)
+    if not key.startswith("callbacks.") or select(now, key) is not None or not isinstance(entry, dict):
         return False
-    if str(entry.get("_target_")).startswith(("lightning.", "mnist_cnn.")):
+    if str(entry.get("_target_")).startswith(_TRUSTED):
         return False
     _put(saved, key, None)
     return True
@@ -140,24 +138,24 @@ def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> N
     for group, kind in (("callbacks", Callback), ("logger", Logger)):
         kinds |= {f"{group}.{name}": kind for name, entry in saved[group].items() if entry is not None}
     for key, kind in kinds.items():
-        target = _get(saved, key)
+        target = select(saved, key)
         if not isinstance(target, dict):
             raise ConfigError(f"resume={folder}: its {key} is damaged.")
         if not target and key == "scheduler":
             continue
         for path, value in _leaves(target):
             full = f"{key}.{path}"
-            if _get(now, full) != value and not _is_harmless(key, path, value, target, kind):
-                leave_out = f" (or leave it out with +{key}=null)" if key.startswith(("callbacks.", "logger.")) else ""
+            if select(now, full) != value and not _is_harmless(key, path, value, target, kind):
+                leave_out = f" (or leave it out: +{key}=null)" if key.startswith(("callbacks.", "logger.")) else ""
                 raise ConfigError(
-                    f"resume={folder}: its {full} is {one_line(repr(value), 80)}, which a run folder can't name by "
-                    f"itself; name it again on the command line{leave_out}."
+                    f"resume={folder}: its {full} is {one_line(repr(value), 80)}, which is not trusted from a run "
+                    f"folder; name it again on the command line{leave_out}."
                 )
 
 
 def _is_harmless(key: str, path: str, value: Any, target: Mapping[str, Any], kind: type) -> bool:
     if path == "_target_":
-        if not str(value).startswith(("torch.optim.", "lightning.pytorch.", "mnist_cnn.")):
+        if not str(value).startswith(_TRUSTED):
             return False
         try:
             return issubclass(class_of(target, key, kind), _LOCAL_LOGGERS) or kind is not Logger
@@ -184,15 +182,6 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         if not isinstance(key, str | int) or "." in str(key):
             raise ValueError(f"{key!r} is no key")
         yield from _leaves(item, f"{path}.{key}" if path else str(key))
-
-
-def _get(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        if isinstance(values, list) and part.isdigit() and int(part) < len(values):
-            values = values[int(part)]
-        else:
-            values = values.get(part) if isinstance(values, dict) else None
-    return values
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

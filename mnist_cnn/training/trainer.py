@@ -1,7 +1,6 @@
-"""Lightning's Trainer for a run, and the training itself."""
+"""Lightning's Trainer for a run, the module that it trains, and the training itself."""
 
 import logging
-import shutil
 import signal
 import sys
 import warnings
@@ -18,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from mnist_cnn import machine, run_folder
 from mnist_cnn.config import RUN_DIR, Config
 from mnist_cnn.data.datamodule import MNISTDataModule
-from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.errors import ConfigError, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
@@ -43,8 +42,8 @@ def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
         if trainer.world_size > 1 and run_folder.sweeping():
             raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
     except ConfigError:
-        if not config.resume and run_folder.is_first_process():
-            shutil.rmtree(run_dir)  # a run that never began leaves no folder
+        if not config.resume:
+            run_folder.discard(run_dir)
         raise
     if trainer.is_global_zero:
         run_folder.record(run_dir, config)
@@ -72,7 +71,7 @@ def build_classifier(
     arguments = (network, config.optimizer, config.scheduler, {checkpoint.METADATA_KEY: metadata})
     if reason := fast_steps.why_not(config, trainer):
         if trainer.is_global_zero:
-            print(f"note: Lightning takes every step by itself, which is slower: {reason}.", file=sys.stderr)
+            print(f"note: fast steps are off, because {reason}.", file=sys.stderr)
         return Classifier(*arguments)
     return FastClassifier(*arguments).hand_over(data)
 
@@ -96,9 +95,9 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
             raise
     except Exception as error:
         folder = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and not any((folder / "checkpoints").glob("*.ckpt")):
-            shutil.rmtree(folder)  # there is nothing in it to go on from
-        why = " ".join(str(error).split())
+        if not any((folder / "checkpoints").glob("*.ckpt")):
+            run_folder.discard(folder)
+        why = flat(error)
         if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never logged
             raise ConfigError(why) from error
         if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
@@ -127,7 +126,7 @@ def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], r
             **config.trainer.extra,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"trainer: {flat(error)}") from error
 
 
 def _made(targets: dict[str, Any], group: str, kind: type[T], run_dir: Path) -> list[T]:
