@@ -35,6 +35,7 @@ def train(composed: DictConfig) -> float | None:
     else:
         shape, classes = datasets.image_shape(config.data.name), datasets.class_count(config.data.name)
         network = build_network(config.model.layers, shape, classes)
+        network.check_shapes()
     check_optimizer(config, network.parameters())
     if is_first_process():
         print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)

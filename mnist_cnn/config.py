@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigIndexError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigIndexError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 
@@ -159,6 +159,8 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
         return f"{shown}: the list is not that long; layers are counted from 0."
     if isinstance(error, ConfigKeyError | AttributeError):
         return f"{shown}: no such key.{nearest_key(key, list(keys_of(values)))}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}: it is missing; add it, or the file that has it to `defaults`."
     reason = str(error.msg or error).splitlines()[0].rstrip(".")
     value = error.value if error.value is not None else select(values, key)
     return f"{key}={value}: {reason}." if value is not None else f"{key}: {reason}."

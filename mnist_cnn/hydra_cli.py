@@ -21,12 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn import config
-from mnist_cnn.errors import ConfigError, UserError, did_you_mean
+from mnist_cnn.errors import ConfigError, UserError, did_you_mean, flat, one_line
 
 # Settings whose value is a path, taken as it is written: Hydra would read `=`, `,` and quotes in it.
 PATHS = ("resume", "run_dir", "model.init_from")
-# Groups that need not have an option, and groups whose classes take arguments that their files may leave out.
-OPTIONAL, OPEN = ("experiment", "debug"), ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
+# Groups whose classes take arguments that their files may leave out.
+OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
 
 # Used by conf/config.yaml: the first of two values that is not null.
 OmegaConf.register_new_resolver("or", lambda value, default: default if value is None else value, replace=True)
@@ -38,9 +38,11 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
     HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    tracebacks = asked == "1"
+    tracebacks, is_running = asked == "1", False
 
     def job(composed: DictConfig) -> Any:
+        nonlocal is_running
+        is_running = True
         with _hydra_full_error(asked):  # processes that the task starts see what the user set
             try:
                 return task(_resumed(composed) if composed.resume else composed)
@@ -58,6 +60,10 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
         if tracebacks:
             raise
         return _tell(error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:])))
+    except Exception as error:  # Hydra, or a YAML reader, on settings or files that they can't use
+        if tracebacks or is_running:
+            raise
+        return _tell(ConfigError(one_line(flat(error), 400)))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130  # the shells' number for it
@@ -102,8 +108,14 @@ def _checked(arguments: list[str], conf: Path) -> list[str]:
             raise ConfigError("resume: one run is resumed at a time; leave out -m.")
         if override.is_sweep_override() and not multirun:
             raise ConfigError(f"{override.input_line}: several values are a sweep; put -m before them.")
-        missing = not override.is_sweep_override() and override.value() in (None, "") and not override.is_delete()
-        if missing and (conf / key).is_dir() and key not in OPTIONAL:
+        if override.is_sweep_override() or override.is_delete():
+            continue
+        value = override.value()
+        if not key:
+            raise ConfigError(f"{override.input_line}: the key is missing.")
+        if key in PATHS and value == "":
+            raise ConfigError(f"{override.input_line}: name a path, or leave it out.")
+        if (conf / key).is_dir() and (not isinstance(value, str | list) or not value):
             names = ", ".join(sorted(file.stem for file in (conf / key).glob("*.yaml")))
             raise ConfigError(f"{override.input_line}: name one of its options: {names}.")
     flags = list(arguments)
@@ -116,8 +128,9 @@ def _quoted(argument: str) -> str:
     """A path setting in Hydra's quotes, with what has a meaning to Hydra or OmegaConf escaped."""
     key, _, value = argument.partition("=")
     in_quotes = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    if key not in PATHS or re.fullmatch(r"[\w./-]*", value, re.ASCII) or (in_quotes and not Path(value).exists()):
-        return argument  # as Hydra takes it
+    is_plain = re.fullmatch(r"[a-z_./][\w./-]*", value, re.ASCII) and value not in ("true", "false", "nan", "inf")
+    if key not in PATHS or value == "" or is_plain or (in_quotes and not Path(value).exists()):
+        return argument  # as Hydra takes it; `null` is no path
     value = re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
     value = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"{key}='{value}'"
@@ -127,20 +140,21 @@ def explain(error: HydraException | OmegaConfBaseException, conf: Path, argument
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(error.options or ())
+        options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
         return f"{group}={option}: no such option.{did_you_mean(option, options)} There are: {', '.join(options)}."
     if isinstance(error, OverrideParseException):
         odd = "; quote what is not plain letters and digits: \"key='value'\"" if "=" in str(error.override) else ""
         return f"{error.override}: not understood; settings are written key=value or group=option{odd}."
     refused = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if not isinstance(refused, OmegaConfBaseException):
-        return str(error).splitlines()[0]
+        return flat(error)[:300]
     key = str(refused.full_key or "").replace("[", ".").replace("]", "")
     written = (argument.lstrip("+") for argument in arguments)
     setting = next((item for item in written if f"{item.partition('=')[0]}.".startswith(f"{key}.")), key)
     line = config.explain(refused, setting)
     if isinstance(refused, ConfigKeyError | AttributeError):
-        line += _where_else(setting.partition("=")[0], conf) + " See: python train.py --help"
+        line += "" if "Did you mean" in line else _where_else(setting.partition("=")[0], conf)
+        line += " See: python train.py --help"
     return line
 
 

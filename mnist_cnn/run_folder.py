@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from mnist_cnn.config import Config
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.files import replace_file
 
 
@@ -52,7 +52,8 @@ def record(folder: Path, config: Config) -> None:
     """
     file = folder / "config.yaml"
     commands = [line for line in file.read_text().splitlines() if line.startswith("# ")] if file.exists() else []
-    commands.append(f"# {shlex.join(['python', Path(sys.argv[0]).name, *sys.argv[1:]])}".replace("\n", " "))
+    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    commands.append(f"# {one_line(command, 2000)}")
     values = {**config.to_dict(), "run_dir": None, "resume": None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     replace_file(file, "\n".join([*commands, text]).encode())
@@ -80,6 +81,10 @@ def check_run_dir(config: Config) -> None:
     if not config.run_dir or config.resume or sweeping() or not is_first_process():
         return  # the first process of this very run has made it for the others
     folder = Path(config.run_dir)
+    try:
+        folder.exists()
+    except OSError as error:  # such as a name that is too long
+        raise ConfigError(f"run_dir={one_line(config.run_dir, 80)}: {error.strerror}.") from error
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _taken(folder)
 

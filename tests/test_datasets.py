@@ -30,6 +30,11 @@ from tests.conftest import FakeMnist, idx, train_command
 RAW = Path("data/MNIST/raw")
 
 
+def source_of(name: str) -> Source:
+    source = SOURCES[name]
+    return source if isinstance(source, Source) else source()
+
+
 def fetch(mirror: Path | str | None, name: str = "mnist") -> Dataset:
     datasets.fetch(name, "data", str(mirror) if mirror else None)
     return datasets.load(name, "data")
@@ -122,7 +127,7 @@ def test_unpacked_files_are_taken_where_they_are_undamaged(
     for (name, _), content in zip(fake_mnist.files, contents, strict=True):
         (RAW / name.removesuffix(".gz")).write_bytes(content)
     known = tuple(md5(content).hexdigest() for content in contents)
-    source = replace(SOURCES["mnist"](), unpacked_md5=known)
+    source = replace(source_of("mnist"), unpacked_md5=known)
     monkeypatch.setitem(SOURCES, "mnist", lambda: source)
     loaded = fetch(None)
     assert torch.equal(loaded.train.images[:, 0], torch.from_numpy(fake_mnist.train_images))
@@ -360,7 +365,7 @@ def test_cifar10_is_read_from_its_archive_and_nothing_is_unpacked(
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    source = replace(SOURCES["cifar10"](), files=[(file.name, md5(file.read_bytes()).hexdigest())])
+    source = replace(source_of("cifar10"), files=[(file.name, md5(file.read_bytes()).hexdigest())])
     monkeypatch.setitem(SOURCES, "cifar10", lambda: source)
     loaded = fetch(tmp_path, "cifar10")
     pixels = torch.from_numpy(records[:, 1:]).reshape(60, 3, 32, 32)
@@ -376,7 +381,7 @@ def test_cifar10_is_read_from_its_archive_and_nothing_is_unpacked(
 
 @pytest.mark.parametrize("name", ["emnist_digits", "cifar10"])
 def test_an_archive_that_is_not_available_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = replace(SOURCES[name](), mirrors=["http://127.0.0.1:1/"])
+    source = replace(source_of(name), mirrors=["http://127.0.0.1:1/"])
     monkeypatch.setitem(SOURCES, name, lambda: source)
     with pytest.raises(DataError, match=r"put these files into .*\n +.*(zip|gz)$"):
         fetch(None, name)
@@ -397,7 +402,7 @@ def read_stripes(files):
     return images[:200], labels[:200], images[200:], labels[200:]  # to train on, to test on
 
 
-SOURCES["stripes"] = lambda: Source(classes=("across", "down"), image_shape=(1, 28, 28), read=read_stripes)
+SOURCES["stripes"] = Source(classes=("across", "down"), image_shape=(1, 28, 28), read=read_stripes)
 """
 
 

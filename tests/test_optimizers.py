@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.utils import get_class
 from torch import nn
 
 from mnist_cnn.training.optimizers import KerasAdam, build_optimizer, build_scheduler

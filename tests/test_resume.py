@@ -265,6 +265,9 @@ EVIL = {
     "a log at an absolute path": put(logger__csv__name=ELSEWHERE),
     "a log above": put(logger__csv__name="../../elsewhere"),
     "a profile elsewhere": put(trainer__default_root_dir="elsewhere"),
+    "a second machine": put(trainer__num_nodes=2),
+    "a registry of models": put(trainer__model_registry="x"),
+    "a callback of the run's own": put(callbacks__evil={"_target_": "mnist_cnn.training.callbacks.History"}),
 }
 
 
@@ -298,6 +301,36 @@ def test_a_strangers_folder_runs_no_code_and_writes_nothing_elsewhere(
 BOMB = "a: &a [x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{inner}'] * 7)}]\n" for inner, name in zip("abcdefg", "bcdefgh", strict=True)
 )
+
+
+@pytest.mark.parametrize("names", ["..", "../../elsewhere", "/elsewhere", "file:///elsewhere"])
+@pytest.mark.parametrize("place", ["best_k_models", "kth_best_model_path", "dirpath"])
+def test_a_strangers_checkpoint_can_not_have_files_elsewhere_removed(place: str, names: str, digits_run: Path) -> None:
+    shutil.copytree(digits_run, "stranger")
+    file = Path("stranger/checkpoints/last.ckpt")
+    content = torch.load(file, weights_only=True)
+    (state,) = (state for state in content["callbacks"].values() if "dirpath" in state)
+    state[place] = {names: torch.tensor(0.0)} if place == "best_k_models" else names
+    torch.save(content, file)
+    outcome = train_command("resume=stranger", "trainer.max_epochs=4")
+    assert outcome.status == 1
+    assert "names files outside its folder" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "checkpoints/last.ckpt", "metrics.json.part", "report/x", "checkpoints"]
+)
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_links_and_pipes_in_a_run_folder_are_refused(name: str, kind: str, digits_run: Path) -> None:
+    shutil.copytree(digits_run, "stranger")
+    Path("victim").write_text("mine")
+    path = Path("stranger", name)
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    path.symlink_to(Path("victim").absolute()) if kind == "link" else os.mkfifo(path)
+    outcome = train_command("resume=stranger", "trainer.max_epochs=4")
+    assert outcome.status == 2
+    assert name in outcome.err
+    assert Path("victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

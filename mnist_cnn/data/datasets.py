@@ -81,7 +81,10 @@ def load(name: str, root: str | Path) -> Dataset:
         names = ", ".join(file for file, _ in source.missing(root))
         raise DataError(f"{name}: files in {root / source.folder} are missing or damaged: {names}.")
     try:
-        train_images, train_labels, test_images, test_labels = source.read(files)
+        arrays = source.read(files)
+        if not isinstance(arrays, tuple) or [type(array) for array in arrays] != [np.ndarray] * 4:
+            raise ValueError("its read function must return four NumPy arrays: images and labels, training and test")
+        train_images, train_labels, test_images, test_labels = arrays
         train, test = _images(source, train_images, train_labels), _images(source, test_images, test_labels)
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: it can't be read: {error}.") from error
@@ -92,7 +95,8 @@ def _source(name: str) -> Source:
     name = "mnist" if name == "auto" else name
     if name not in SOURCES:
         raise DataError(f"{name}: unknown data set.{did_you_mean(name, SOURCES)} There are: {', '.join(SOURCES)}.")
-    return SOURCES[name]()
+    source = SOURCES[name]
+    return source if isinstance(source, Source) else source()
 
 
 def _images(source: Source, images: Array, labels: Array) -> Images:
@@ -101,6 +105,8 @@ def _images(source: Source, images: Array, labels: Array) -> Images:
     if images.dtype != np.uint8 or images.shape != (len(labels), *source.image_shape) or labels.ndim != 1:
         wanted = f"uint8 (N, {', '.join(map(str, source.image_shape))}) with labels (N,)"
         raise ValueError(f"images are {images.dtype} {images.shape} with labels {labels.shape}, not {wanted}")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype}, not whole numbers that count the classes from 0")
     if not 0 <= labels.min() <= labels.max() < len(source.classes):
         raise ValueError(f"labels are {labels.min()} … {labels.max()}, with {len(source.classes)} classes")
     return Images(torch.from_numpy(np.array(images, order="C")), torch.from_numpy(labels.astype(np.int64)))

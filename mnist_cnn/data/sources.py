@@ -167,13 +167,13 @@ def _cifar10() -> Source:
     )
 
 
-# Every data set by its name; to add one, add an entry. The values are functions because torchvision is slow to import.
-SOURCES: dict[str, Callable[[], Source]] = {
+# Every data set by its name; to add one, add an entry. Functions, where torchvision is needed: it is slow to import.
+SOURCES: dict[str, Source | Callable[[], Source]] = {
     "mnist": _mnist,
     "fashion_mnist": lambda: _like_mnist("FashionMNIST"),
     "kmnist": lambda: _like_mnist("KMNIST"),
     "qmnist": _qmnist,
     "emnist_digits": _emnist_digits,
     "cifar10": _cifar10,
-    "digits": lambda: Source(DIGITS, (1, 28, 28), _read_bundled_digits),
+    "digits": Source(DIGITS, (1, 28, 28), _read_bundled_digits),
 }

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mnist_cnn.data.images import Preprocessing
-from mnist_cnn.errors import CheckpointError, ConfigError
+from mnist_cnn.errors import CheckpointError, ConfigError, one_line
 from mnist_cnn.files import new_file
 from mnist_cnn.network import Network, build_network
 
@@ -101,13 +101,16 @@ def find(path: str | Path) -> Path:
     if not str(path):
         raise CheckpointError("the path of the checkpoint is empty.")
     path = Path(path)
+    try:
+        path.stat()
+    except OSError as error:
+        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
+        raise CheckpointError(f"{one_line(str(path), 200)}: {reason}.") from error
     if path.is_dir():
         best, last = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
         if not best.exists() and not last.exists():
             raise CheckpointError(f"{path}: not a run folder; it has no checkpoints/best.ckpt.")
         return best if best.exists() else last
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder.")
     return path
 
 
@@ -126,7 +129,7 @@ def load(path: str | Path) -> TrainedNetwork:
     file can't be used.
     """
     file = find(path)
-    content = _read(file)
+    content = read(file)
     metadata = content.get(METADATA_KEY)
     weights = content.get("state_dict")
     if not isinstance(metadata, dict) or not isinstance(weights, dict):
@@ -165,7 +168,8 @@ def load(path: str | Path) -> TrainedNetwork:
         raise CheckpointError(f"{file}: its metadata is incomplete or damaged ({error!r}).") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read(file: Path) -> dict[str, Any]:
+    """All that a checkpoint file holds, tensors and primitives only; CheckpointError where it is none."""
     if file.suffix in KERAS_SUFFIXES:
         raise CheckpointError(f"{file}: a Keras file; convert it first: mnist-cnn import-keras {file}")
     if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose directory is at the end

@@ -23,6 +23,14 @@ from mnist_cnn.network.network import Network, Node
 from mnist_cnn.network.registry import MERGES, parameters_of
 
 _INPUT = "input"
+# The layers here under whose names Keras has the same, and one that is refused with its own message.
+_IN_KERAS_3 = {
+    "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Dense",
+    "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+    "InstanceNormalization", "LSTM", "LeakyReLU", "MaxPooling2D", "Maximum", "Minimum", "Multiply", "Permute", "ReLU",
+    "Rescaling", "Reshape", "SeparableConv2D", "Softmax", "SpatialDropout2D", "Subtract", "UnitNormalization",
+    "ZeroPadding2D",
+}  # fmt: skip
 _NOT_IN_KERAS_3 = {"hard_sigmoid_keras2": "Keras 1 and 2's hard_sigmoid"}
 
 
@@ -147,6 +155,8 @@ def _arguments(index: int, node: Node) -> dict[str, Any]:
     arguments = {parameter.name: node.arguments.get(parameter.name, parameter.default) for parameter in parameters}
     arguments |= {key: "linear" for key, value in arguments.items() if key == "activation" and value is None}
     unknown = [value for key, value in arguments.items() if key.endswith("activation") and value in _NOT_IN_KERAS_3]
+    if node.kind not in _IN_KERAS_3:
+        raise UserError(f"layer {index} ({node.kind}): Keras has no such layer; the network can't be exported to it.")
     if node.kind == "InstanceNormalization" or unknown:
         what = _NOT_IN_KERAS_3[unknown[0]] if unknown else "keras-contrib's InstanceNormalization"
         raise UserError(f"layer {index} ({node.kind}): Keras 3 has no {what}; the network can't be exported.")

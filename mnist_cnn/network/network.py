@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
+from mnist_cnn.errors import ConfigError
 from mnist_cnn.network.arguments import Shape, show
 
 
@@ -52,6 +54,20 @@ class Network(nn.Sequential):
     def output_shape(self) -> Shape:
         """Without the batch."""
         return self.nodes[-1].output_shape
+
+    def check_shapes(self) -> None:
+        """Compute one empty image; raise ConfigError for a layer that gives another shape than it declares."""
+        was_training = self.training
+        self.eval()
+        x = torch.zeros(1, *self.input_shape)
+        with torch.no_grad():
+            for index, node in enumerate(self.nodes):
+                for part in node.parts:
+                    x = self.get_submodule(part)(x)
+                if tuple(x.shape[1:]) != node.output_shape:
+                    shapes = f"{show(tuple(x.shape[1:]))}, but declares {show(node.output_shape)}"
+                    raise ConfigError(f"layer {index} ({node.kind}): it gives an output of {shapes}.")
+        self.train(was_training)
 
     @property
     def largest_output(self) -> int:

@@ -44,9 +44,11 @@ MERGES: dict[str, Callable[..., Layer]] = {}  # layers with several inputs: thei
 
 
 def layer(name: str) -> Callable[[Builder], Builder]:
-    """Register a function as the builder of the layer `name`."""
+    """Register a function as the builder of the layer `name`; ValueError if there is one already."""
 
     def register(build: Builder) -> Builder:
+        if name in LAYERS:
+            raise ValueError(f"a layer called {name} is registered already")
         LAYERS[name] = build
         return build
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from mnist_cnn import machine
-from mnist_cnn.config import Config, require_one_of
+from mnist_cnn.config import RUN_DIR, Config, require_one_of
 from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean
@@ -20,6 +20,8 @@ from mnist_cnn.training.callbacks import BestAndLast
 from mnist_cnn.training.targets import class_of
 
 T = TypeVar("T")
+
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
 def check_settings(config: Config) -> None:
@@ -31,6 +33,14 @@ def check_settings(config: Config) -> None:
     _classes(config.logger, "logger", Logger)  # type: ignore[type-abstract]  # only subclasses are made
     if sum(issubclass(callback, BestAndLast) for callback in callbacks) != 1:
         raise ConfigError("callbacks.checkpoint: it can't be left out; the results come from the checkpoint it keeps.")
+    for name, target in config.callbacks.items():
+        wanted = f"{RUN_DIR}/checkpoints"
+        if target and issubclass(class_of(target, name, Callback), BestAndLast) and target.get("dirpath") != wanted:
+            raise ConfigError(f"callbacks.{name}.dirpath can't be changed: the run's results are read from {wanted}.")
+    if all(callback.__module__.startswith(("lightning.", "mnist_cnn.")) for callback in callbacks):  # or who knows
+        for name, target in config.callbacks.items():
+            if target and isinstance(target.get("monitor"), str):
+                require_one_of(f"callbacks.{name}.monitor", target["monitor"], *METRICS)
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
     ours |= {"enable_progress_bar", "enable_model_summary"}
     # Every epoch ends with a validation and a checkpoint.

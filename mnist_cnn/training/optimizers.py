@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mnist_cnn.config import Config, require_one_of
 from mnist_cnn.errors import ConfigError, flat
@@ -86,7 +86,7 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
             copy.data = copy.data.to(memory_format=torch.channels_last)
         copy.grad = torch.zeros_like(copy)
     optimizer = build_optimizer(config.optimizer, copies)
-    build_scheduler(config.scheduler, optimizer, steps=100)
+    built = build_scheduler(config.scheduler, optimizer, steps=100)
     with_gradients: list[bool] = []
 
     def closure() -> float:
@@ -102,6 +102,14 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
             f"optimizer ({config.optimizer['_target_']}): its step must call the closure that it is given, with "
             "gradients enabled (torch.enable_grad)."
         )
+    if built:
+        is_plateau = isinstance(built["scheduler"], ReduceLROnPlateau)
+        if is_plateau and "monitor" not in built:
+            raise ConfigError("scheduler.monitor is missing: the metric to watch, such as val/loss.")
+        try:
+            built["scheduler"].step(*([0.0] if is_plateau else []))
+        except Exception as error:
+            raise ConfigError(f"scheduler ({config.scheduler['_target_']}): {flat(error)}") from error
 
 
 def _lay_out_like_weights(optimizer: Optimizer) -> None:

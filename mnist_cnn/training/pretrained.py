@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cnn.config import Config
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import CheckpointError, ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import check_suits
@@ -40,6 +40,7 @@ def _stopped(config: Config, run: str) -> TrainedNetwork:
     if not last.exists():
         raise ConfigError(f"resume={run}: nothing to resume: {last} does not exist.")
     stopped = checkpoint.load(last)
+    _check_state(last)
     _check_same_experiment(config, stopped)
     if resume_from(config) is not None:
         if is_first_process():
@@ -48,6 +49,24 @@ def _stopped(config: Config, run: str) -> TrainedNetwork:
     if config.model.init_from is not None:
         return replace(stopped, network=checkpoint.load(config.model.init_from).network)
     return replace(stopped, network=build_network(config.model.layers, stopped.network.input_shape))
+
+
+def _check_state(last: Path) -> None:
+    """Raise CheckpointError unless it holds a run's state whose callbacks' files all lie in their own folder.
+
+    Lightning removes and replaces the files that a callback's state names.
+    """
+    content = checkpoint.read(last)
+    callbacks = content.get("callbacks")
+    if not isinstance(callbacks, dict) or not all(content.get(key) for key in ("optimizer_states", "loops")):
+        raise CheckpointError(f"{last}: a checkpoint without the state of a run, so there is nothing to resume.")
+    for name, state in callbacks.items():
+        if not isinstance(state, dict) or "dirpath" not in state:
+            continue
+        files = [value for key, value in state.items() if str(key).endswith("_path")] + list(state["best_k_models"])
+        folder = Path(str(state["dirpath"]))
+        if ".." in folder.parts or any(file and Path(str(file)) != folder / Path(str(file)).name for file in files):
+            raise CheckpointError(f"{last}: the state of {one_line(str(name), 60)} names files outside its folder.")
 
 
 def resume_from(config: Config) -> Path | None:
@@ -82,7 +101,7 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
     if config.data.name != "auto":
         before["data.name"], now["data.name"] = stopped.dataset, config.data.name
     epochs = config.trainer.max_epochs
-    if config.scheduler:  # its course was laid over a certain number of epochs
+    if "total_steps" in config.scheduler.values():  # its course was laid over a certain number of epochs
         before["trainer.max_epochs"], now["trainer.max_epochs"] = stopped.training.get("max_epochs"), epochs
     for key in now | before:
         if now.get(key) != before.get(key):
@@ -95,5 +114,6 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
 
 def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
     """The error for a setting that would make the resumed run another experiment."""
-    was = "the saved run has other layers" if key == "model.layers" else f"it was {before}"
+    was = "the saved run has other layers" if key == "model.layers" else f"it was {one_line(str(before), 60)}"
+    was += ", and the scheduler is laid out for that" if key == "trainer.max_epochs" else ""
     return ConfigError(f"resume={run}: {key} can't be changed when a run is resumed ({was}); start a new run for that.")

@@ -5,8 +5,10 @@ interpolation. It may name classes of torch.optim, Lightning and this project on
 anything else must be named again on the command line.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_cnn.config import RUN_DIR, literal, require_one_of, select, to_config
+from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, select, to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, one_line
@@ -32,7 +34,13 @@ _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 # A group's option may be named again if it is the same one, which this key tells.
 _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
 # Where classes that a run folder names by itself are from.
-_TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.", "mnist_cnn.training.")
+_TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.",
+            "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
+# Further arguments of the Trainer that a run folder may have by itself.
+_TRAINER_ARGUMENTS = (
+    "accumulate_grad_batches", "benchmark", "detect_anomaly", "gradient_clip_algorithm", "gradient_clip_val",
+    "inference_mode", "limit_test_batches", "limit_train_batches", "log_every_n_steps", "overfit_batches",
+)  # fmt: skip
 # Loggers that write into the run's folder and send nothing anywhere.
 _LOCAL_LOGGERS = (CSVLogger, TensorBoardLogger)
 # Arguments of callbacks and loggers that are words, not paths, and what a word looks like: `val/loss`.
@@ -51,6 +59,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     folder = str(composed.resume)
     if "run_dir" in keys:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
+    _check_files(Path(folder))
     saved = read_saved(folder)
     now = to_config(composed).to_dict()
     for key in keys:
@@ -66,6 +75,15 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     return configuration
 
 
+def _check_files(folder: Path) -> None:
+    """Raise ConfigError for a link, a pipe or the like in a run's folder: the run would write where it leads."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise ConfigError(f"resume={folder}: {path} is a link, or no ordinary file; a run folder has none.")
+
+
 def read_saved(folder: str) -> dict[str, Any]:
     """The plain values in the `config.yaml` of a run's folder; ConfigError where they can't be those of a run."""
     file = Path(folder) / "config.yaml"
@@ -78,7 +96,7 @@ def read_saved(folder: str) -> dict[str, Any]:
         raise ConfigError(f"resume={folder}: {file} is damaged: it is not text.") from error
     try:
         values = _plain_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML raises nearly anything for values that are none
         why = one_line(" ".join(str(error).split()), 200)
         raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: {why}.") from error
     groups = ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger")
@@ -132,6 +150,13 @@ def _drops_foreign(saved: dict[str, Any], now: dict[str, Any], key: str) -> bool
 
 def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> None:
     """Raise ConfigError for a class or a path that a run folder may not name by itself, unless it is said again."""
+    own = {item.name for item in fields(TrainerConfig)}
+    for name, value in saved["trainer"].items():
+        if name not in own and name not in _TRAINER_ARGUMENTS and select(now, f"trainer.{name}") != value:
+            raise ConfigError(
+                f"resume={folder}: its trainer.{one_line(str(name), 60)} is not trusted from a run folder; name it "
+                "again on the command line."
+            )
     kinds: dict[str, type] = {"optimizer": Optimizer, "scheduler": LRScheduler}
     group: str
     kind: type

@@ -21,17 +21,21 @@ _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
 
 def class_of(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
     """The class that a target names; ConfigError, naming `key`, unless it is a subclass of `kind`."""
+    if not isinstance(target, Mapping):
+        raise ConfigError(f"{key}={target}: it must have a _target_, which names its class, and the class's arguments.")
     path = target.get("_target_")
     if path is None:
         raise ConfigError(f"{key}: _target_ is missing; it names the class.")
     module, _, name = str(path).rpartition(".")
+    if not module:
+        raise ConfigError(f"{key}._target_={path}: write the class with its module, such as torch.optim.SGD.")
     try:
-        found = getattr(import_module(module or name), name, None)
+        found = getattr(import_module(module), name, None)
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{key}._target_={path}: there is no such module ({flat(error)}).") from error
     if found is None:
-        near = did_you_mean(name, dir(import_module(module or name)))
-        raise ConfigError(f"{key}._target_={path}: the module {module or name} has no class {name}.{near}")
+        near = did_you_mean(name, dir(import_module(module)))
+        raise ConfigError(f"{key}._target_={path}: the module {module} has no class {name}.{near}")
     if not (isinstance(found, type) and issubclass(found, kind)):
         raise ConfigError(f"{key}._target_={path}: it must name a subclass of {kind.__module__}.{kind.__name__}.")
     return found
@@ -50,6 +54,8 @@ def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **
         inner |= {name: instantiate(value) for name, value in given.items() if _is_target(value)}
         return found(*arguments, **inner, **further)
     except Exception as error:  # classes raise anything for arguments that they cannot use
+        if isinstance(error, ModuleNotFoundError) and key.startswith("logger."):
+            raise ConfigError(f"{key}: it is not installed; pip install -e '.[{key.partition('.')[2]}]'") from error
         for name, value in given.items():
             if _works(found, *arguments, **{other: rest for other, rest in inner.items() if other != name}, **further):
                 raise ConfigError(f"{key}.{name}={_written(value)}: {flat(error.__cause__ or error)}") from error

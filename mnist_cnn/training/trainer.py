@@ -118,14 +118,14 @@ def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], r
             deterministic=config.trainer.deterministic,
             callbacks=callbacks,
             logger=loggers or False,
-            default_root_dir=run_dir,
+            default_root_dir=run_dir.absolute(),
             num_sanity_val_steps=0,
             enable_model_summary=False,  # train.py prints one that says more
             enable_progress_bar=False,  # callbacks.Progress is one
             use_distributed_sampler=False,  # the data module shares the images out itself
             **config.trainer.extra,
         )
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except Exception as error:  # Lightning raises various errors for arguments that it can't use
         raise ConfigError(f"trainer: {flat(error)}") from error
 
 
@@ -142,7 +142,11 @@ def _in_folder(value: Any, run_dir: Path) -> Any:
     """Put the run's folder where the configuration has its placeholder."""
     if isinstance(value, dict):
         return {key: _in_folder(inner, run_dir) for key, inner in value.items()}
-    return value.replace(RUN_DIR, str(run_dir), 1) if isinstance(value, str) and value.startswith(RUN_DIR) else value
+    return (
+        value.replace(RUN_DIR, str(run_dir.absolute()), 1)
+        if isinstance(value, str) and value.startswith(RUN_DIR)
+        else value
+    )
 
 
 def _quiet() -> None:
