@@ -737,7 +737,7 @@ def test_an_imported_network_is_trained_further(learned: tuple[keras.Sequential,
     Path("it.ckpt").unlink()
     outcome = train_command("resume=run", "model.init_from=other.ckpt")
     assert outcome.status == 2
-    assert "can't change on the way, it was it.ckpt" in outcome.err
+    assert "can't be changed when a run is resumed (it was it.ckpt)" in outcome.err
     outcome = train_command("resume=run", "trainer.max_epochs=2", "trainer=cpu")
     assert outcome.status == 0, outcome.err
 
