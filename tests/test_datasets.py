@@ -445,11 +445,13 @@ def test_a_name_near_that_of_a_registered_data_set_is_answered_with_it(stripes: 
         (np.zeros((4, 28, 28, 1), np.uint8), np.arange(4) % 2, r"not uint8 \(N, 1, 28, 28\)"),
         (np.zeros((4, 28, 28), np.uint8), np.arange(3) % 2, r"labels \(3,\)"),
         (np.zeros((4, 28, 28), np.uint8), np.arange(4), "labels are 0 … 3, with 2 classes"),
+        (np.zeros((4, 28, 28), np.uint8), np.arange(4) / 4, "labels are float64"),
+        (np.zeros((4, 28, 28), np.uint8), [0, 1, 0, 1], "must return four NumPy arrays"),
         (np.zeros((4, 28, 28), np.uint8), np.arange(4) - 2, "labels are -2 … 1, with 2 classes"),
     ],
 )
 def test_images_that_are_not_what_their_source_says_are_refused(
-    images: sources.Array, labels: sources.Array, says: str, monkeypatch: pytest.MonkeyPatch
+    images: sources.Array, labels: Any, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(("a", "b"), (1, 28, 28), lambda files: (images, labels, images, labels))
     monkeypatch.setitem(SOURCES, "odd", lambda: source)

@@ -167,6 +167,13 @@ def test_what_keras_3_does_not_have_is_refused(layers: list[Any]) -> None:
     assert list(Path().iterdir()) == []
 
 
+def test_a_layer_that_keras_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAYERS, "Mine", LAYERS["UnitNormalization"])
+    with pytest.raises(UserError, match=r"layer 0 \(Mine\): Keras has no such layer"):
+        export_keras(of(build_network(["Mine", *END], (1, 28, 28))), Path("it.keras"))
+    assert list(Path().iterdir()) == []
+
+
 def test_an_existing_file_is_kept() -> None:
     Path("it.keras").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):

@@ -356,6 +356,20 @@ def gaussian_noise() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("gaussian_noise")
+def test_a_layer_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="GaussianNoise is registered already"):
+        layer("GaussianNoise")(lambda shape: Layer({}, shape))
+
+
+def test_a_layer_that_gives_another_shape_than_it_declares_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAYERS, "Wrong", lambda shape: Layer({"Wrong": nn.Identity()}, (7,)))
+    network = build("Flatten", "Wrong", {"Dense": {"units": 10}})
+    with pytest.raises(ConfigError, match=r"layer 1 \(Wrong\): it gives an output of 396, but declares 7"):
+        network.check_shapes()
+    build("Flatten", {"Dense": {"units": 10}}).check_shapes()
+
+
+@pytest.mark.usefixtures("gaussian_noise")
 def test_a_layer_registered_outside_the_package_is_built_trained_and_rebuilt() -> None:
     network = build_network([{"GaussianNoise": {"stddev": 0.5}}, "Flatten", {"Dense": {"units": 10}}], SHAPE, 10)
     x = torch.rand(8, *SHAPE)

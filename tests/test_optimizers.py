@@ -77,6 +77,13 @@ def test_one_line_of_configuration_trains_with_any_class_of_torch(name: str) -> 
     assert history[-1]["train/loss"] < history[0]["train/loss"]
 
 
+LR = "torch.optim.lr_scheduler"
+
+
+def step_lr(size: Any) -> tuple[str, ...]:
+    return f"+scheduler._target_={LR}.StepLR", f"+scheduler.step_size={size}", "+scheduler.gamma=0.5"
+
+
 NO_ARGUMENTS = ("~optimizer.betas", "~optimizer.eps")
 
 
@@ -115,6 +122,9 @@ class NoClosure(torch.optim.SGD):
         (("+optimizer._args_=[1]",), "optimizer._args_=[1]: KerasAdam takes no such argument"),
         (("scheduler=cosine", "scheduler.interval=stepp"), "scheduler.interval=stepp: not one of epoch, step. Did you"),
         (("scheduler=cosine", "+scheduler.frequency=x"), "scheduler.frequency=x: it must be a whole number"),
+        (("scheduler=cosine", "scheduler.T_max=0"), "scheduler (torch.optim.lr_scheduler.CosineAnnealingLR): "),
+        ((*step_lr("x"),), "scheduler (torch.optim.lr_scheduler.StepLR): "),
+        ((f"+scheduler._target_={LR}.ReduceLROnPlateau",), "scheduler.monitor is missing"),
         (("scheduler=cosine", "+scheduler.gamma=2"), "scheduler.gamma=2: CosineAnnealingLR takes no such argument"),
     ],
     ids=str,
@@ -163,7 +173,14 @@ def test_without_a_schedule_the_rate_stays() -> None:
 
 
 def test_a_scheduler_of_torch_moves_the_rate_after_every_epoch() -> None:
-    settings = ("+scheduler._target_=torch.optim.lr_scheduler.StepLR", "+scheduler.step_size=1", "+scheduler.gamma=0.5")
-    assert train_command(*RUN, *settings, "trainer.max_epochs=3", "run_dir=run").status == 0
+    assert train_command(*RUN, *step_lr(1), "trainer.max_epochs=2", "run_dir=run").status == 0
+    assert train_command("resume=run", "trainer.max_epochs=3").status == 0  # its course does not depend on the length
     history = json.loads(Path("run/metrics.json").read_text())["history"]
     assert [row["lr"] for row in history] == pytest.approx([5e-4, 2.5e-4, 1.25e-4])
+
+
+def test_a_run_whose_schedule_depends_on_its_length_keeps_it() -> None:
+    assert train_command(*RUN, "scheduler=onecycle", "run_dir=run").status == 0
+    outcome = train_command("resume=run", "trainer.max_epochs=3")
+    assert outcome.status == 2
+    assert "trainer.max_epochs can't be changed when a run is resumed (it was 2, and the scheduler" in outcome.err
