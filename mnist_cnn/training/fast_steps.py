@@ -74,7 +74,6 @@ class FastClassifier(Classifier):
 
         for number, part in enumerate(zip(*(torch.split(whole, self._batch_size) for whole in batch), strict=True)):
             optimizer.step(partial(closure, number, part))  # type: ignore[arg-type]  # typed as giving a float
-            torch.clear_autocast_cache()  # it holds the weights as they were before the step
             if isinstance(scheduler, LRScheduler):
                 scheduler.step()
         self._count(len(outputs))
