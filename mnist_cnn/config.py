@@ -102,7 +102,9 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """As plain values under the keys of the command line."""
         values = asdict(self)
-        return values | {"trainer": values["trainer"] | values["trainer"].pop("extra")}
+        extra = values["trainer"].pop("extra")
+        values["trainer"] |= extra
+        return values
 
 
 # Hydra checks the types of what it composes against this; `conf/config.yaml` names it first. `trainer` stays open: any
@@ -151,7 +153,7 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
 
     `setting` is the `key=value` that it comes from, if there is one: the error may name the first wrong part only.
     """
-    key = str(error.full_key or error.key or "").replace("[", ".").replace("]", "")
+    key = key_of(error)
     shown, key = setting or key, setting.partition("=")[0] if setting else key
     root = error.parent_node._get_root() if error.parent_node is not None else OmegaConf.create()
     values = OmegaConf.to_container(root, resolve=False)
@@ -164,6 +166,11 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
     reason = str(error.msg or error).splitlines()[0].rstrip(".")
     value = error.value if error.value is not None else select(values, key)
     return f"{key}={value}: {reason}." if value is not None else f"{key}: {reason}."
+
+
+def key_of(error: OmegaConfBaseException) -> str:
+    """The dotted key that an error is about, as it is written on the command line: `model.layers.9`."""
+    return str(error.full_key or error.key or "").replace("[", ".").replace("]", "")
 
 
 def select(values: Any, key: str) -> Any:

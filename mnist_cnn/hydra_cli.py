@@ -148,7 +148,7 @@ def explain(error: HydraException | OmegaConfBaseException, conf: Path, argument
     refused = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if not isinstance(refused, OmegaConfBaseException):
         return flat(error)[:300]
-    key = str(refused.full_key or "").replace("[", ".").replace("]", "")
+    key = config.key_of(refused)
     written = (argument.lstrip("+") for argument in arguments)
     setting = next((item for item in written if f"{item.partition('=')[0]}.".startswith(f"{key}.")), key)
     line = config.explain(refused, setting)

@@ -82,15 +82,15 @@ def check_run_dir(config: Config) -> None:
         return  # the first process of this very run has made it for the others
     folder = Path(config.run_dir)
     try:
-        folder.exists()
+        is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:  # such as a name that is too long
         raise ConfigError(f"run_dir={one_line(config.run_dir, 80)}: {error.strerror}.") from error
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken:
         raise _taken(folder)
 
 
 def _taken(folder: Path) -> ConfigError:
-    resume = f", or go on with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
+    resume = f", or continue it with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
     return ConfigError(f"run_dir={folder}: it exists already; name another{resume}")
 
 

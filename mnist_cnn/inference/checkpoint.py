@@ -129,7 +129,11 @@ def load(path: str | Path) -> TrainedNetwork:
     file can't be used.
     """
     file = find(path)
-    content = read(file)
+    return trained_network(read(file), file)
+
+
+def trained_network(content: Mapping[str, Any], file: Path) -> TrainedNetwork:
+    """The network in what `read` has read from a file; CheckpointError if the file can't be used."""
     metadata = content.get(METADATA_KEY)
     weights = content.get("state_dict")
     if not isinstance(metadata, dict) or not isinstance(weights, dict):

@@ -4,7 +4,7 @@ The networks of `conf/model` are chains and need none of this. It is here for im
 layers name such inputs: `name`, `inputs`, the layers of MERGES, and `Shared`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -21,16 +21,17 @@ class GraphNetwork(Network):
     """A network whose layers take their inputs from any layers before them."""
 
     def forward(self, x: Tensor) -> Tensor:
+        *_, last = self.outputs(x)
+        return last
+
+    def outputs(self, x: Tensor) -> Iterator[Tensor]:
         values = [x]
         for node in self.nodes:
             value: Any = [values[source] for source in node.sources] if node.kind in MERGES else values[node.sources[0]]
             for part in node.parts:
                 value = self.get_submodule(part)(value)
             values.append(value)
-        return values[-1]
-
-    def check_shapes(self) -> None:
-        """Check nothing: the shapes of branches meet in the merges, which check them when they are built."""
+            yield value
 
 
 def place(

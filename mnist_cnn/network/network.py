@@ -1,12 +1,12 @@
 """The network: a torch Sequential that knows the layers it was built from, and describes and measures itself."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.network.arguments import Shape, show
@@ -59,15 +59,20 @@ class Network(nn.Sequential):
         """Compute one empty image; raise ConfigError for a layer that gives another shape than it declares."""
         was_training = self.training
         self.eval()
-        x = torch.zeros(1, *self.input_shape)
         with torch.no_grad():
-            for index, node in enumerate(self.nodes):
-                for part in node.parts:
-                    x = self.get_submodule(part)(x)
-                if tuple(x.shape[1:]) != node.output_shape:
-                    shapes = f"{show(tuple(x.shape[1:]))}, but declares {show(node.output_shape)}"
+            outputs = self.outputs(torch.zeros(1, *self.input_shape))
+            for index, (node, output) in enumerate(zip(self.nodes, outputs, strict=True)):
+                if tuple(output.shape[1:]) != node.output_shape:
+                    shapes = f"{show(tuple(output.shape[1:]))}, but declares {show(node.output_shape)}"
                     raise ConfigError(f"layer {index} ({node.kind}): it gives an output of {shapes}.")
         self.train(was_training)
+
+    def outputs(self, x: Tensor) -> Iterator[Tensor]:
+        """The output of each node in turn."""
+        for node in self.nodes:
+            for part in node.parts:
+                x = self.get_submodule(part)(x)
+            yield x
 
     @property
     def largest_output(self) -> int:

@@ -15,6 +15,8 @@ from mnist_cnn.data.datamodule import Batch, Batches
 from mnist_cnn.report.run import EpochRow
 from mnist_cnn.training.module import Classifier
 
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+
 
 class EpochSeed(Callback):
     """Seeds the random numbers of every epoch from the run's seed and the epoch alone.
@@ -42,7 +44,7 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the epoch, print its line, and stop the run if its loss is no longer a number."""
         row: EpochRow = {"epoch": trainer.current_epoch + 1}
-        for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+        for name in METRICS:
             if name in trainer.callback_metrics:
                 row[name] = float(trainer.callback_metrics[name])
         row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
@@ -146,7 +148,7 @@ class BestAndLast(ModelCheckpoint):
 def epoch_line(row: EpochRow, epochs: int | None) -> str:
     """`epoch  3/12  loss 0.0512  accuracy 98.41%  val loss 0.0433  val accuracy 98.75%  8.1 s`."""
     cells = [f"epoch {row['epoch']:>2.0f}/{epochs}"]
-    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
+    for name in METRICS:
         if name in row:
             label = name.replace("train/", "").replace("/", " ")
             cells.append(f"{label} {row[name]:.4f}" if name.endswith("loss") else f"{label} {row[name]:.2%}")

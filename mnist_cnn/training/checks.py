@@ -16,12 +16,10 @@ from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean
 from mnist_cnn.run_folder import check_run_dir
-from mnist_cnn.training.callbacks import BestAndLast
+from mnist_cnn.training.callbacks import METRICS, BestAndLast
 from mnist_cnn.training.targets import class_of
 
 T = TypeVar("T")
-
-METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
 def check_settings(config: Config) -> None:
@@ -31,16 +29,16 @@ def check_settings(config: Config) -> None:
         mirror_address(config.data.mirror, "data.mirror=")
     callbacks = _classes(config.callbacks, "callbacks", Callback)
     _classes(config.logger, "logger", Logger)  # type: ignore[type-abstract]  # only subclasses are made
-    if sum(issubclass(callback, BestAndLast) for callback in callbacks) != 1:
+    if sum(issubclass(callback, BestAndLast) for callback in callbacks.values()) != 1:
         raise ConfigError("callbacks.checkpoint: it can't be left out; the results come from the checkpoint it keeps.")
-    for name, target in config.callbacks.items():
-        wanted = f"{RUN_DIR}/checkpoints"
-        if target and issubclass(class_of(target, name, Callback), BestAndLast) and target.get("dirpath") != wanted:
+    # A callback of the user's own may log further metrics.
+    only_known = all(callback.__module__.startswith(("lightning.", "mnist_cnn.")) for callback in callbacks.values())
+    for name, callback in callbacks.items():
+        arguments, wanted = config.callbacks[name], f"{RUN_DIR}/checkpoints"
+        if issubclass(callback, BestAndLast) and arguments.get("dirpath") != wanted:
             raise ConfigError(f"callbacks.{name}.dirpath can't be changed: the run's results are read from {wanted}.")
-    if all(callback.__module__.startswith(("lightning.", "mnist_cnn.")) for callback in callbacks):  # or who knows
-        for name, target in config.callbacks.items():
-            if target and isinstance(target.get("monitor"), str):
-                require_one_of(f"callbacks.{name}.monitor", target["monitor"], *METRICS)
+        if only_known and isinstance(arguments.get("monitor"), str):
+            require_one_of(f"callbacks.{name}.monitor", arguments["monitor"], *METRICS)
     ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
     ours |= {"enable_progress_bar", "enable_model_summary"}
     # Every epoch ends with a validation and a checkpoint.
@@ -69,8 +67,8 @@ def check_machine(config: Config) -> None:
     check_run_dir(config)
 
 
-def _classes(targets: Mapping[str, Any], group: str, kind: type[T]) -> list[type[T]]:
-    return [class_of(target, f"{group}.{name}", kind) for name, target in targets.items() if target is not None]
+def _classes(targets: Mapping[str, Any], group: str, kind: type[T]) -> dict[str, type[T]]:
+    return {name: class_of(target, f"{group}.{name}", kind) for name, target in targets.items() if target is not None}
 
 
 def _has(accelerator: str) -> bool:

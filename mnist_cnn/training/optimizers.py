@@ -80,10 +80,12 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
 
     It is tried on copies, laid out as the module has them: some optimisers take no convolutions, or no dense gradients.
     """
-    copies = [nn.Parameter(value.detach().clone(memory_format=torch.preserve_format)) for value in parameters]
+    layout = {4: torch.channels_last}
+    copies = [
+        nn.Parameter(value.detach().clone(memory_format=layout.get(value.dim(), torch.preserve_format)))
+        for value in parameters
+    ]
     for copy in copies:
-        if copy.dim() == 4:
-            copy.data = copy.data.to(memory_format=torch.channels_last)
         copy.grad = torch.zeros_like(copy)
     optimizer = build_optimizer(config.optimizer, copies)
     built = build_scheduler(config.scheduler, optimizer, steps=100)

@@ -1,6 +1,7 @@
 """The network that a run starts from: one to be trained further (`model.init_from`), or that of a resumed run."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def _stopped(config: Config, run: str) -> TrainedNetwork:
     last = Path(run) / "checkpoints" / "last.ckpt"
     if not last.exists():
         raise ConfigError(f"resume={run}: nothing to resume: {last} does not exist.")
-    stopped = checkpoint.load(last)
-    _check_state(last)
+    content = checkpoint.read(last)
+    stopped = checkpoint.trained_network(content, last)
+    _check_state(content, last)
     _check_same_experiment(config, stopped)
     if resume_from(config) is not None:
         if is_first_process():
@@ -51,12 +53,11 @@ def _stopped(config: Config, run: str) -> TrainedNetwork:
     return replace(stopped, network=build_network(config.model.layers, stopped.network.input_shape))
 
 
-def _check_state(last: Path) -> None:
+def _check_state(content: Mapping[str, Any], last: Path) -> None:
     """Raise CheckpointError unless it holds a run's state whose callbacks' files all lie in their own folder.
 
     Lightning removes and replaces the files that a callback's state names.
     """
-    content = checkpoint.read(last)
     callbacks = content.get("callbacks")
     if not isinstance(callbacks, dict) or not all(content.get(key) for key in ("optimizer_states", "loops")):
         raise CheckpointError(f"{last}: a checkpoint without the state of a run, so there is nothing to resume.")

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, select, to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
-from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.errors import ConfigError, flat, one_line
 from mnist_cnn.training.pretrained import cannot_change
 from mnist_cnn.training.targets import class_of
 
@@ -59,8 +59,8 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     folder = str(composed.resume)
     if "run_dir" in keys:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
-    _check_files(Path(folder))
     saved = read_saved(folder)
+    _check_files(Path(folder))  # after it is known to be a run's: any other folder may be endless
     now = to_config(composed).to_dict()
     for key in keys:
         _change(saved, now, key, folder)
@@ -88,6 +88,8 @@ def read_saved(folder: str) -> dict[str, Any]:
     """The plain values in the `config.yaml` of a run's folder; ConfigError where they can't be those of a run."""
     file = Path(folder) / "config.yaml"
     try:
+        if file.exists() and not file.is_file():
+            raise OSError(0, "it is no ordinary file")  # reading a pipe would wait for ever
         with file.open("rb") as stream:
             text = stream.read(_MAX_BYTES + 1).decode()
     except OSError as error:
@@ -97,7 +99,7 @@ def read_saved(folder: str) -> dict[str, Any]:
     try:
         values = _plain_yaml(text)
     except Exception as error:  # PyYAML raises nearly anything for values that are none
-        why = one_line(" ".join(str(error).split()), 200)
+        why = one_line(flat(error), 200)
         raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: {why}.") from error
     groups = ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger")
     if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in groups):
@@ -133,23 +135,19 @@ def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -
         raise cannot_change(folder, key, "chosen when the run was started")
     elif key not in _OF_THIS_MACHINE:
         key = f"{key}.{_IDENTITY[key]}" if key in _IDENTITY else key
-        if select(saved, key) != select(now, key) and not _drops_foreign(saved, now, key):
-            raise cannot_change(folder, key, select(saved, key))
+        before, after = select(saved, key), select(now, key)
+        if after is None and key.startswith("callbacks.") and _is_foreign(before):
+            _put(saved, key, None)  # left out
+        elif before != after:
+            raise cannot_change(folder, key, before)
 
 
-def _drops_foreign(saved: dict[str, Any], now: dict[str, Any], key: str) -> bool:
-    """Take out a callback that the command line sets to null, if it is none of Lightning's or ours."""
-    entry = select(saved, key)
-    if not key.startswith("callbacks.") or select(now, key) is not None or not isinstance(entry, dict):
-        return False
-    if str(entry.get("_target_")).startswith(_TRUSTED):
-        return False
-    _put(saved, key, None)
-    return True
+def _is_foreign(target: Any) -> bool:
+    return isinstance(target, dict) and not str(target.get("_target_")).startswith(_TRUSTED)
 
 
 def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> None:
-    """Raise ConfigError for a class or a path that a run folder may not name by itself, unless it is said again."""
+    """Raise ConfigError for a class or a path that a run folder may not name by itself, unless it is named again."""
     own = {item.name for item in fields(TrainerConfig)}
     for name, value in saved["trainer"].items():
         if name not in own and name not in _TRAINER_ARGUMENTS and select(now, f"trainer.{name}") != value:
@@ -190,7 +188,7 @@ def _is_harmless(key: str, path: str, value: Any, target: Mapping[str, Any], kin
         return True
     name = path.rpartition(".")[2]
     if not key.startswith(("callbacks.", "logger.")):
-        return "_" not in name[:1]  # optimisers and schedulers write no files; nested targets are refused
+        return not name.startswith("_")  # optimisers and schedulers write no files; nested targets are refused
     in_folder = value == RUN_DIR or value.startswith(f"{RUN_DIR}/")
     return (in_folder or (name in _WORDS and bool(_WORD.fullmatch(value)))) and ".." not in value
 

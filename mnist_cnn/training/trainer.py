@@ -142,11 +142,9 @@ def _in_folder(value: Any, run_dir: Path) -> Any:
     """Put the run's folder where the configuration has its placeholder."""
     if isinstance(value, dict):
         return {key: _in_folder(inner, run_dir) for key, inner in value.items()}
-    return (
-        value.replace(RUN_DIR, str(run_dir.absolute()), 1)
-        if isinstance(value, str) and value.startswith(RUN_DIR)
-        else value
-    )
+    if isinstance(value, str) and value.startswith(RUN_DIR):
+        return f"{run_dir.absolute()}{value.removeprefix(RUN_DIR)}"
+    return value
 
 
 def _quiet() -> None:
