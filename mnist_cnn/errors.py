@@ -46,9 +46,15 @@ def flat(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def one_line(text: str, most: int) -> str:
-    """Make a text from a file safe to print: no control characters, and at most `most` characters."""
-    line = "".join(character if character.isprintable() else "?" for character in text)
+def one_line(text: str, most: int = 300) -> str:
+    """Make a text from elsewhere safe to print: control characters escaped, and at most `most` characters.
+
+    File names, names in files, and answers of servers are such texts; a terminal obeys the control characters in them.
+    """
+    line = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[: most + 1]
+    )
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 

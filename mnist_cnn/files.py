@@ -1,35 +1,85 @@
-"""Writes files completely or not at all."""
+"""Writes files: whole or not at all, and durably, so that they survive a power cut.
 
+Every file that this package writes goes through `write_file`, the checkpoints of Lightning included.
+"""
+
+import errno
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from mnist_cnn.errors import OutputError
+from mnist_cnn.errors import OutputError, UserError, one_line
+
+# What a file is called until it is whole. A process that is killed while it writes leaves one of these behind.
+_PART = ".{}.part"
+_PARTS = _PART.format("[0-9a-f]" * 8)
 
 
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A temporary file to write into, which becomes `path` when the block ends without an error.
+def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> None:
+    """Write `path`; another process sees the old content or the new, at any moment and after a power cut.
 
-    OutputError if `path` exists, before anything is written, or if it can't be written.
+    `content` is the bytes, or pieces of them; an exception from the pieces leaves everything as it was. OutputError if
+    the file can't be written, or exists already and may not be replaced.
     """
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}.")
-    if path.exists():
-        raise OutputError(f"{path}: the file exists already; remove it or choose another name.")
+    part = path.with_name(_PART.format(secrets.token_hex(4)))
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            part = Path(folder) / path.name
-            yield part
-            part.replace(path)
+        if not replace:
+            _check_is_new(path)
+        with part.open("xb") as file:
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        _rename(part, path, replace)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        _check_is_new(path)
+        raise
+    except UserError:  # from the pieces
+        raise
     except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}.") from error
+        raise OutputError(f"{one_line(str(path))}: can't be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):  # whatever went wrong before is what the user must know
+            part.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `path`, whether it exists or not; a reader sees the old content or the new."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes have left half-written in a folder that no other process is writing to."""
+    for part in folder.rglob(_PARTS):
+        part.unlink(missing_ok=True)
+
+
+def _check_is_new(path: Path) -> None:
+    if os.path.lexists(path):
+        raise OutputError(f"{one_line(str(path))}: the file exists already; remove it or choose another name.")
+    if not path.parent.is_dir():
+        raise OutputError(f"{one_line(str(path))}: there is no folder {one_line(str(path.parent))}.")
+
+
+def _rename(part: Path, path: Path, replace: bool) -> None:
+    if not replace:
+        try:
+            os.link(part, path)  # unlike a rename, it fails if somebody else has made the file meanwhile
+            return
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            _check_is_new(path)
+    part.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name of a file durable, on systems where a folder can be synchronised."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such operation
+            raise
+    finally:
+        os.close(descriptor)

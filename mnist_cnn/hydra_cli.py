@@ -86,7 +86,7 @@ def _tell(error: UserError) -> int:
 
 
 def _resumed(composed: DictConfig) -> DictConfig:
-    from mnist_cnn.training.resume import resumed
+    from mnist_cnn.training.resume.settings import resumed
 
     task = list(HydraConfig.get().overrides.task)
     return resumed(composed, [override.key_or_group for override in OverridesParser.create().parse_overrides(task)])

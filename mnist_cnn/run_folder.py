@@ -14,7 +14,7 @@ from hydra.types import RunMode
 
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError, one_line
-from mnist_cnn.files import replace_file
+from mnist_cnn.files import write_file
 
 
 def make_run_dir(config: Config, dataset: str) -> Path:
@@ -56,7 +56,7 @@ def record(folder: Path, config: Config) -> None:
     commands.append(f"# {one_line(command, 2000)}")
     values = {**config.to_dict(), "run_dir": None, "resume": None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
-    replace_file(file, "\n".join([*commands, text]).encode())
+    write_file(file, "\n".join([*commands, text]).encode())
 
 
 def discard(folder: Path) -> None:

@@ -161,9 +161,9 @@ def test_a_broken_transfer_leaves_nothing_behind_and_the_next_start_succeeds(
     assert sorted(file.name for file in RAW.iterdir()) == sorted(name for name, _ in fake_mnist.files)
 
 
-def test_what_a_killed_process_left_of_a_download_is_overwritten(fake_mnist: FakeMnist, server: Server) -> None:
+def test_what_a_killed_process_left_of_a_download_is_removed(fake_mnist: FakeMnist, server: Server) -> None:
     RAW.mkdir(parents=True)
-    (RAW / "train-images-idx3-ubyte.gz.part").write_bytes(b"x" * 10**6)
+    (RAW / ".0123abcd.part").write_bytes(b"x" * 10**6)
     assert len(fetch(server.address).train) == 200
     assert sorted(file.name for file in RAW.iterdir()) == sorted(name for name, _ in fake_mnist.files)
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from mnist_cnn.data.download import fetch_files, mirror_address
 from mnist_cnn.data.images import Images
 from mnist_cnn.data.sources import SOURCES, Array, Source
-from mnist_cnn.errors import DataError, did_you_mean
+from mnist_cnn.errors import DataError, OutputError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
             fetch_files(source.missing(root), root / source.folder, addresses)
     except DataError as error:
         raise MissingFilesError(_suggestions(name, source, root, str(error))) from None
+    except OutputError:
+        raise
     except OSError as error:
         raise DataError(f"data root {root}: {name} can't be written there: {error.strerror or error}.") from error
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import queue
 import threading
 import time
@@ -17,6 +16,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.files import remove_parts, write_file
 
 # Seconds to wait in all for mirrors that don't answer: a machine behind a firewall must not wait for long.
 PATIENCE = 15.0
@@ -43,6 +43,7 @@ def fetch_files(files: Sequence[tuple[str, str]], folder: Path, addresses: Seque
     DataError, with a line for each address, where none has it; OSError where `folder` can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    remove_parts(folder)
     mirrors = _Mirrors(addresses)
     for name, md5 in files:
         mirrors.fetch(name, md5, folder / name)
@@ -86,7 +87,7 @@ class _Mirrors:
         failures = []
         for address in list(self.addresses):
             try:
-                _save(self._transfer(address + name), md5, target)
+                write_file(target, _verified(self._transfer(address + name), md5))
                 return
             except _MirrorError as error:
                 failures.append(f"{address}{name}: {error}")
@@ -149,18 +150,11 @@ def _pieces(response: Any, name: str) -> Iterator[bytes]:
         raise OSError(f"broke off after {have:,} of {expected:,} bytes")
 
 
-def _save(pieces: Iterator[bytes], md5: str, target: Path) -> None:
-    """Write `target` whole or not at all."""
-    part, digest = target.with_name(target.name + ".part"), hashlib.md5(usedforsecurity=False)
-    try:
-        with part.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
-                digest.update(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        if digest.hexdigest() != md5:
-            raise _MirrorError("what came is not the file (its MD5 differs)", may_have_others=True)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+def _verified(pieces: Iterator[bytes], md5: str) -> Iterator[bytes]:
+    """The same pieces; _MirrorError after the last one if together they are not the file with this MD5."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+    if digest.hexdigest() != md5:
+        raise _MirrorError("what came is not the file (its MD5 differs)", may_have_others=True)

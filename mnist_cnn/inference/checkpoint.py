@@ -3,6 +3,7 @@
 A checkpoint is a Lightning checkpoint with a description of itself under METADATA_KEY. `describe` lists its keys.
 """
 
+import io
 import pickle
 import platform
 import warnings
@@ -17,7 +18,7 @@ import torch
 
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError, one_line
-from mnist_cnn.files import new_file
+from mnist_cnn.files import write_file
 from mnist_cnn.network import Network, build_network
 
 METADATA_KEY = "mnist_cnn"
@@ -92,8 +93,14 @@ def save(path: Path, trained: TrainedNetwork) -> None:
         "global_step": 0,
         "pytorch-lightning_version": version("lightning"),
     }
-    with new_file(path) as part:
-        torch.save(content, part)
+    write_file(path, to_bytes(content), replace=False)
+
+
+def to_bytes(content: Mapping[str, Any]) -> bytes:
+    """A checkpoint's content as the file has it."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def find(path: str | Path) -> Path:

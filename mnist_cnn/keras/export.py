@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cnn.errors import UserError
-from mnist_cnn.files import new_file
+from mnist_cnn.files import write_file
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.keras.model_config import snake_case
 from mnist_cnn.keras.weights import variables
@@ -41,10 +41,12 @@ def export_keras(trained: TrainedNetwork, path: Path) -> None:
     config, groups = _config(trained)
     weights = _weights(trained.network, groups)
     metadata = {"keras_version": "3.0.0", "date_saved": f"{datetime.now():%Y-%m-%d@%H:%M:%S}"}
-    with new_file(path) as part, zipfile.ZipFile(part, "w") as archive:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("metadata.json", json.dumps(metadata))
         archive.writestr("config.json", json.dumps(config))
         archive.writestr("model.weights.h5", weights)
+    write_file(path, content.getvalue(), replace=False)
 
 
 def input_shape(trained: TrainedNetwork) -> Shape:

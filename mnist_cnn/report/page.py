@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mnist_cnn.files import replace_file
+from mnist_cnn.files import write_file
 from mnist_cnn.inference.evaluate import ClassScore
 from mnist_cnn.report import figures
 from mnist_cnn.report.run import Run
@@ -29,10 +29,10 @@ def write_report(run: Run) -> dict[str, Any]:
     }
     pngs = {name: figures.png(figure) for name, figure in drawn.items()}
     for name, png in pngs.items():
-        replace_file(folder / name, png)
-    replace_file(folder / "per_class.csv", _csv(ClassScore._fields, run.test.per_class).encode())
-    replace_file(folder / "index.html", page(run, pngs).encode())
-    replace_file(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2) + "\n").encode())
+        write_file(folder / name, png)
+    write_file(folder / "per_class.csv", _csv(ClassScore._fields, run.test.per_class).encode())
+    write_file(folder / "index.html", page(run, pngs).encode())
+    write_file(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2) + "\n").encode())
     return metrics
 
 

@@ -25,7 +25,7 @@ from mnist_cnn.training import fast_steps
 from mnist_cnn.training.callbacks import EpochSeed, History, Progress
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
-from mnist_cnn.training.pretrained import resume_from, settings_of
+from mnist_cnn.training.resume.stopped import resume_from, settings_of
 from mnist_cnn.training.targets import make
 
 T = TypeVar("T")

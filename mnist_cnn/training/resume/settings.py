@@ -7,12 +7,11 @@ anything else must be named again on the command line.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
@@ -22,8 +21,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, select, to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
-from mnist_cnn.errors import ConfigError, flat, one_line
-from mnist_cnn.training.pretrained import cannot_change
+from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.training.resume.saved import leaves, read_saved
+from mnist_cnn.training.resume.stopped import cannot_change
 from mnist_cnn.training.targets import class_of
 
 # What may be changed: the length of the run, the machine, and the loggers.
@@ -46,8 +46,6 @@ _LOCAL_LOGGERS = (CSVLogger, TensorBoardLogger)
 # Arguments of callbacks and loggers that are words, not paths, and what a word looks like: `val/loss`.
 _WORDS = ("monitor", "mode", "name", "version", "filename", "logging_interval")
 _WORD = re.compile(r"\w[\w .=+{}-]*(/[\w=+-]+)?")
-
-_MAX_BYTES, _MAX_EVENTS, _MAX_DEPTH = 2**18, 20_000, 40
 
 
 def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
@@ -82,46 +80,6 @@ def _check_files(folder: Path) -> None:
             path = Path(parent, name)
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise ConfigError(f"resume={folder}: {path} is a link, or no ordinary file; a run folder has none.")
-
-
-def read_saved(folder: str) -> dict[str, Any]:
-    """The plain values in the `config.yaml` of a run's folder; ConfigError where they can't be those of a run."""
-    file = Path(folder) / "config.yaml"
-    try:
-        if file.exists() and not file.is_file():
-            raise OSError(0, "it is no ordinary file")  # reading a pipe would wait for ever
-        with file.open("rb") as stream:
-            text = stream.read(_MAX_BYTES + 1).decode()
-    except OSError as error:
-        raise ConfigError(f"resume={folder}: not a run folder ({file}: {error.strerror}).") from error
-    except ValueError as error:
-        raise ConfigError(f"resume={folder}: {file} is damaged: it is not text.") from error
-    try:
-        values = _plain_yaml(text)
-    except Exception as error:  # PyYAML raises nearly anything for values that are none
-        why = one_line(flat(error), 200)
-        raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: {why}.") from error
-    groups = ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger")
-    if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in groups):
-        raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: it has no {', '.join(groups)}.")
-    return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups)}
-
-
-def _plain_yaml(text: str) -> Any:
-    if len(text) > _MAX_BYTES:
-        raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has aliases")
-        if number > _MAX_EVENTS or depth > _MAX_DEPTH:
-            raise ValueError("it has more values, or deeper ones, than any run")
-    values = yaml.safe_load(text)
-    for path, value in _leaves(values):
-        if not isinstance(value, str | int | float | None):
-            raise ValueError(f"{path} is a {type(value).__name__}")
-    return values
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -> None:
@@ -166,7 +124,7 @@ def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> N
             raise ConfigError(f"resume={folder}: its {key} is damaged.")
         if not target and key == "scheduler":
             continue
-        for path, value in _leaves(target):
+        for path, value in leaves(target):
             full = f"{key}.{path}"
             if select(now, full) != value and not _is_harmless(key, path, value, target, kind):
                 leave_out = f" (or leave it out: +{key}=null)" if key.startswith(("callbacks.", "logger.")) else ""
@@ -191,20 +149,6 @@ def _is_harmless(key: str, path: str, value: Any, target: Mapping[str, Any], kin
         return not name.startswith("_")  # optimisers and schedulers write no files; nested targets are refused
     in_folder = value == RUN_DIR or value.startswith(f"{RUN_DIR}/")
     return (in_folder or (name in _WORDS and bool(_WORD.fullmatch(value)))) and ".." not in value
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    inner: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        inner = list(value.items())
-    elif isinstance(value, list):
-        inner = list(enumerate(value))
-    else:
-        yield path, value
-    for key, item in inner:
-        if not isinstance(key, str | int) or "." in str(key):
-            raise ValueError(f"{key!r} is no key")
-        yield from _leaves(item, f"{path}.{key}" if path else str(key))
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

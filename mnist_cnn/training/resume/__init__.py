@@ -1,0 +1,1 @@
+"""Continuing a stopped run: its settings, read as data, and its state."""
