@@ -4,6 +4,7 @@ Any other exception is a bug in the program and keeps its traceback.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -39,6 +40,14 @@ class KerasFileError(UserError, ValueError):
 
 class OutputError(UserError, OSError):
     """A file that exists already or can't be written."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The end of a run that a signal asked for. The exit status is the shells' for that signal: 130 after Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.exit_status = 128 + number
 
 
 def flat(error: BaseException) -> str:

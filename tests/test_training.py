@@ -1,5 +1,6 @@
 import json
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.conftest import QUICK, assert_equal_runs, configured, metrics, run_pr
 def test_a_run_folder_tells_the_whole_story(digits_run: Path) -> None:
     files = {str(file.relative_to(digits_run)) for file in digits_run.rglob("*") if file.is_file()}
     assert files == {
-        "config.yaml", "metrics.json", "csv/version_0/metrics.csv", "csv/version_0/hparams.yaml",
+        "config.yaml", "metrics.json", "metrics.csv", ".lock",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html", "report/per_class.csv",
         *(f"report/{name}.png" for name in ("accuracy", "loss", "confusion_matrix", "mistakes", "training_samples")),
     }  # fmt: skip
@@ -79,9 +80,10 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
             return cls(2026, 1, 2, 3, 4, 5)
 
     monkeypatch.setattr("mnist_cnn.run_folder.datetime", Frozen)
-    from mnist_cnn.run_folder import make_run_dir
+    from mnist_cnn.run_folder import open_run_dir
 
-    made = [make_run_dir(configured("model=tiny"), "digits") for _ in range(3)]
+    with ExitStack() as runs:
+        made = [runs.enter_context(open_run_dir(configured("model=tiny"), "digits")) for _ in range(3)]
     assert [str(folder) for folder in made] == [
         "runs/2026-01-02_03-04-05_tiny_digits",
         "runs/2026-01-02_03-04-05_tiny_digits-2",
@@ -90,12 +92,12 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
 
 
 def test_a_folder_that_another_run_has_made_is_refused() -> None:
-    from mnist_cnn.run_folder import make_run_dir
+    from mnist_cnn.run_folder import open_run_dir
 
     config = configured("run_dir=here")
-    assert make_run_dir(config, "digits") == Path("here")
-    with pytest.raises(ConfigError, match="it exists already"):
-        make_run_dir(config, "digits")
+    with open_run_dir(config, "digits") as folder, pytest.raises(ConfigError, match="it exists already"):
+        assert folder == Path("here")
+        open_run_dir(config, "digits").__enter__()
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(digits_run: Path) -> None:
@@ -198,8 +200,8 @@ def test_without_a_logger_the_same_is_learned_and_nothing_is_logged(plain_run: P
     assert train_command(*QUICK, "trainer.max_epochs=1", "logger=none", "run_dir=run").status == 0
     found, plain = weights(Path("run")), weights(plain_run)
     assert all(torch.equal(found[key], plain[key]) for key in plain)
-    assert (plain_run / "csv").exists()
-    assert not Path("run/csv").exists()
+    assert (plain_run / "metrics.csv").exists()
+    assert not Path("run/metrics.csv").exists()
 
 
 def test_debug_overfit_learns_a_few_batches_by_heart() -> None:

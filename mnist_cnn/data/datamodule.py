@@ -6,6 +6,7 @@ It serves `train.py`, so its errors name the settings of that command line.
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -131,16 +132,34 @@ class Batches:
         self.images = images.to(device) if _fits(images, device) else images
         self.batch_sampler = batch_sampler  # Lightning tells the sampler of an attribute of this name the epoch
         self.device = device
+        self.taken = 0  # batches of the running epoch
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         images, labels = self.images.images, self.images.labels
-        for chosen in self.batch_sampler:
+        first, self.taken = self.taken % len(self), 0
+        for number, chosen in enumerate(self.batch_sampler, start=1):
+            self.taken = number
+            if number <= first:
+                continue
             indices = torch.tensor(chosen).to(images.device, non_blocking=True)
             batch = images.index_select(0, indices), labels.index_select(0, indices)
             yield batch if images.device == self.device else (self._sent(batch[0]), self._sent(batch[1]))
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the running epoch is; Lightning keeps it in a checkpoint and gives it back when a run is resumed."""
+        return {"taken": self.taken, "batch_size": self.batch_sampler.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begin the next pass after the batches that were taken; ValueError if those had another size."""
+        taken, size = state_dict.get("taken"), self.batch_sampler.batch_size
+        if state_dict.get("batch_size") != size or not isinstance(taken, int) or not 0 <= taken <= len(self):
+            raise ValueError(
+                f"it was stopped after {taken} batches of another size or number than {len(self)} of {size}"
+            )
+        self.taken = taken
 
     def _sent(self, part: Tensor) -> Tensor:
         return part.pin_memory().to(self.device, non_blocking=True)
