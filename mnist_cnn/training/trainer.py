@@ -22,7 +22,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
-from mnist_cnn.training.callbacks import BestAndLast, Finite, History, Progress, Seeds, StopRequest
+from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, Progress, StopRequest
 from mnist_cnn.training.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
@@ -37,7 +37,7 @@ def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     _quiet()
     callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
     loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
-    ours = [Finite(), Seeds(config.seed), History(), Progress(), StopRequest()]
+    ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest()]
     trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
     if trainer.world_size > 1 and run_folder.sweeping():
         raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")

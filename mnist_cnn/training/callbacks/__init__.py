@@ -1,7 +1,7 @@
 """Lightning callbacks: what happens in every epoch, which checkpoints are kept, and what ends a run early."""
 
 from mnist_cnn.training.callbacks.checkpoints import BestAndLast
-from mnist_cnn.training.callbacks.epochs import METRICS, History, Progress, Seeds
+from mnist_cnn.training.callbacks.epochs import METRICS, EpochState, History, Progress
 from mnist_cnn.training.callbacks.stopping import Finite, StopRequest
 
-__all__ = ["METRICS", "BestAndLast", "Finite", "History", "Progress", "Seeds", "StopRequest"]
+__all__ = ["METRICS", "BestAndLast", "EpochState", "Finite", "History", "Progress", "StopRequest"]

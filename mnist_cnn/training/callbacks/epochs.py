@@ -23,17 +23,17 @@ from mnist_cnn.training.module import Classifier
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
-class Seeds(Callback):
-    """Seeds the random numbers of every epoch from the run's seed and the epoch alone.
+class EpochState(Callback):
+    """Makes an epoch the same whether the run reached it in one go or was resumed before it, or in it.
 
-    So an epoch is the same whether the run reached it in one go or was resumed before it. Within an epoch, the state of
-    the generators and of the metrics is in the checkpoint, for each process.
+    The random numbers of every epoch follow from the run's seed and the epoch alone. Within an epoch, a checkpoint has
+    the batches that were taken and, for each process, the state of the generators and of the metrics.
     """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._trainer: pl.Trainer | None = None
-        self._stopped: list[dict[str, Any]] = []  # by process
+        self._stopped: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._trainer = trainer
@@ -52,16 +52,21 @@ class Seeds(Callback):
         processes: list[Any] = [own] * self._trainer.world_size
         if self._trainer.world_size > 1:
             torch.distributed.all_gather_object(processes, own)
-        return {"processes": processes}
+        batches = _train_batches(self._trainer)
+        return {"processes": processes, "taken": batches.taken, "batch_size": batches.batch_sampler.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._stopped = state_dict.get("processes", [])
+        self._stopped = dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on where the epoch was stopped, if it was."""
-        if not self._stopped:
+        """Go on where the epoch was stopped, if it was; ValueError if that can't be with these processes or batches."""
+        stopped, self._stopped = self._stopped, {}
+        if not stopped:
             return
-        own, self._stopped = self._stopped[trainer.global_rank], []
+        if len(stopped["processes"]) != trainer.world_size:
+            raise ValueError(f"it was stopped within an epoch with trainer.devices={len(stopped['processes'])}")
+        _train_batches(trainer).go_on_after(stopped["taken"], stopped["batch_size"])
+        own = stopped["processes"][trainer.global_rank]
         torch.set_rng_state(own["random"])
         if "cuda_random" in own and trainer.strategy.root_device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda_random"], trainer.strategy.root_device)
@@ -135,8 +140,7 @@ class Progress(Callback):
         """Draw a bar over the images that this process trains on in this epoch."""
         if not trainer.is_global_zero or not sys.stderr.isatty():
             return
-        batches = trainer.train_dataloader
-        assert isinstance(batches, Batches)
+        batches = _train_batches(trainer)
         plan = batches.batch_sampler
         self._bar = tqdm(
             total=min(len(plan.sampler), int(trainer.num_training_batches) * plan.batch_size),  # type: ignore[arg-type]  # samplers here have a length
@@ -183,6 +187,12 @@ def epoch_line(row: EpochRow, epochs: int | None) -> str:
             label = name.replace("train/", "").replace("/", " ")
             cells.append(f"{label} {row[name]:.4f}" if name.endswith("loss") else f"{label} {row[name]:.2%}")
     return "  ".join([*cells, f"{row['seconds']:.1f} s"])
+
+
+def _train_batches(trainer: pl.Trainer) -> Batches:
+    batches = trainer.train_dataloader
+    assert isinstance(batches, Batches)
+    return batches
 
 
 def _states(module: pl.LightningModule) -> dict[str, dict[str, Tensor]]:

@@ -36,7 +36,8 @@ _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
 # Where classes that a run folder names by itself are from.
 _TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.",
-            "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.log.CSVLog", "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
+            "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.log.CSVLog",
+            "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
 # Further arguments of the Trainer that a run folder may have by itself.
 _TRAINER_ARGUMENTS = (
     "accumulate_grad_batches", "benchmark", "detect_anomaly", "gradient_clip_algorithm", "gradient_clip_val",

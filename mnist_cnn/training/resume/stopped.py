@@ -27,10 +27,10 @@ def find_stopped(config: Config, run: str) -> tuple[TrainedNetwork | None, Path 
         try:
             content = checkpoint.read(file)
             trained = checkpoint.trained_network(content, file)
-            position = _check_state(content, file)
         except CheckpointError as error:
             damaged.append(str(error))
             continue
+        position = _check_state(content, file)  # a state that is not to be trusted is no reason to look further
         _check_same_experiment(config, trained)
         _check_optimizer(config, content, file)
         _tell(*(f"warning: {line}" for line in damaged), f"resuming {run} {position}, from {file.name}")
