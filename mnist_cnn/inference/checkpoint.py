@@ -143,17 +143,17 @@ def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
     If the best one can't be used, that of the last epoch is read instead, and a line on standard error says so.
     CheckpointError if no file can be used.
     """
-    refused: list[CheckpointError] = []
+    reasons: list[str] = []
     for file in _candidates(path):
         try:
             trained = trained_network(read(file), file)
         except CheckpointError as error:
-            refused.append(error)
+            reasons.append(str(error))
             continue
-        for error in refused:
-            print(f"warning: {error} Using the last epoch instead: {one_line(file)}", file=sys.stderr)
+        if reasons:
+            print(f"warning: {reasons[0]} Using the last epoch instead: {one_line(file)}", file=sys.stderr)
         return file, trained
-    raise CheckpointError(" ".join(map(str, refused))) from refused[0]
+    raise CheckpointError(" ".join(reasons))
 
 
 def read(file: Path) -> dict[str, Any]:

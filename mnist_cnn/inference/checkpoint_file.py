@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnist_cnn.errors import CheckpointError, one_line
+from mnist_cnn.errors import CheckpointError, flat, one_line
 from mnist_cnn.inference.regular_file import read_regular
 
 MAX_BYTES = 2**31 - 1
@@ -45,6 +45,8 @@ def read_content(file: Path) -> Any:
         raise CheckpointError(f"{one_line(file)}: {(error.strerror or str(error)).lower()}.") from error
     except _Refused as error:
         raise CheckpointError(f"{one_line(file)}: {error}.") from error
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{one_line(file)}: damaged: {one_line(flat(error), 100)}.") from error
     except MemoryError:
         raise
     except Exception as error:  # for a damaged file zipfile and torch raise nearly anything
