@@ -174,10 +174,10 @@ def trained_network(content: Mapping[str, Any], file: Path) -> TrainedNetwork:
     except msgspec.ValidationError as error:
         why = f"its metadata is incomplete or damaged ({flat(error)})"
     except ConfigError as error:
-        why = f"its network can't be built: {str(error).rstrip('.')}"
+        why = f"its network can't be built: {error}"
     except CheckpointError as error:
         why = str(error)
-    raise CheckpointError(f"{one_line(file)}: {one_line(why)}.")
+    raise CheckpointError(f"{one_line(file)}: {one_line(why).rstrip('.')}.")
 
 
 def _candidates(path: str | Path) -> list[Path]:
@@ -204,8 +204,9 @@ def _trained_network(content: Mapping[str, Any]) -> TrainedNetwork:
     metadata, weights = content.get(METADATA_KEY), content.get("state_dict")
     if not isinstance(metadata, dict) or not isinstance(weights, dict):
         raise CheckpointError(f"a PyTorch file, but not a checkpoint of this project (it has no '{METADATA_KEY}')")
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"its format is {metadata.get('format')}, but this version reads format {FORMAT} only")
+    number = metadata.get("format")
+    if not isinstance(number, int) or number != FORMAT:
+        raise CheckpointError(f"its format is {number}, but this version reads format {FORMAT} only")
     described = msgspec.convert({**metadata, "epoch": content.get("epoch")}, Description)
     network = _build(described)
     own = {key: value for key, value in weights.items() if str(key).startswith(_PREFIX)}

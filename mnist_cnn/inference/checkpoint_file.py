@@ -30,7 +30,9 @@ MAX_DEPTH = 64  # of lists in lists
 _MEMBER = b"PK\x01\x02"  # the signature of an entry in the archive's directory
 _ENCRYPTED = 0x1 | 0x40  # bits of its flags
 # All that a pickle of plain values and tensors names. torch allows more, such as bytearray(10**11).
-_NAMES = re.compile(r"torch \w+Storage|collections OrderedDict|torch Size|torch\._utils _rebuild_(tensor_v2|parameter)")
+_NAMES = re.compile(
+    r"torch (\w+Storage|Size)|collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor_v2|parameter)"
+)
 
 
 def read_content(file: Path) -> Any:
@@ -46,7 +48,7 @@ def read_content(file: Path) -> Any:
     except _Refused as error:
         raise CheckpointError(f"{one_line(file)}: {error}.") from error
     except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{one_line(file)}: damaged: {one_line(flat(error), 100)}.") from error
+        raise CheckpointError(f"{one_line(file)}: damaged: {one_line(flat(error), 100).rstrip('.')}.") from error
     except MemoryError:
         raise
     except Exception as error:  # for a damaged file zipfile and torch raise nearly anything
@@ -88,7 +90,8 @@ def _check_pickle(content: bytes | None) -> None:
         raise _Refused("not a checkpoint: it describes more than any network")
     for operation, argument, _ in pickletools.genops(content):
         if operation.name == "GLOBAL" and not _NAMES.fullmatch(str(argument)):
-            raise _Refused("it contains pickled Python objects, which could run code; nothing was loaded")
+            named = one_line(argument, 60)
+            raise _Refused(f"it contains pickled Python objects ({named}), which could run code; nothing was loaded")
 
 
 def _load(archive: io.BytesIO) -> Any:

@@ -186,8 +186,8 @@ def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) 
             probabilities[start : start + batch] = logits.softmax(1)
     if not (finite and math.isfinite(loss)):
         raise CheckpointError(
-            f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be evaluated; its weights are "
-            "too large."
+            f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be evaluated; its weights or "
+            "its scaling are out of range."
         )
     return Evaluation(dataset, split, trained.classes, probabilities, images.labels, loss / len(images))
 

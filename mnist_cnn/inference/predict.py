@@ -71,7 +71,7 @@ def _predict(trained: TrainedNetwork, file: Path, shape: tuple[int, int, int]) -
         return Prediction(name, {}, str(error) if str(error).startswith(shown) else f"{shown}: {error}")
     logits = trained.network(trained.preprocessing(image[None]))[0]
     if not logits.isfinite().all():
-        reason = "the network's outputs are not finite numbers; its weights are too large"
+        reason = "the network's outputs are not finite numbers; its weights or its scaling are out of range"
         return Prediction(name, {}, f"{one_line(name)}: {reason}.")
     return Prediction(name, dict(zip(trained.classes, logits.softmax(0).tolist(), strict=True)))
 
