@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import keras_files
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -189,8 +190,9 @@ def test_images_are_padded_to_a_slightly_larger_size_and_resampled_to_others_bef
     assert bool((padded == -1).all())  # the background is what 0 becomes
     small = Preprocessing(scale=1, size=(8, 8))(torch.full_like(x, 200))
     torch.testing.assert_close(small, torch.full((2, 1, 8, 8), 200.0))
-    assert Preprocessing.from_dict(Preprocessing(size=(8, 9)).to_dict()) == Preprocessing(size=(8, 9))
-    assert Preprocessing.from_dict({"mean": [0.0], "std": [1.0]}) == Preprocessing()  # as written by version 0.1.0
+    sized = Preprocessing(size=(8, 9))
+    assert msgspec.convert(sized.to_dict(), Preprocessing) == sized
+    assert msgspec.convert({"mean": [0.0], "std": [1.0]}, Preprocessing) == Preprocessing()  # as version 0.1.0 wrote it
 
 
 def test_a_model_for_larger_images_is_evaluated_and_trained_on_padded_ones() -> None:
