@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
-from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, Progress, StopRequest
+from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, OnStart, Progress, StopRequest
 from mnist_cnn.training.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
@@ -37,11 +38,14 @@ def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     _quiet()
     callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
     loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
-    ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest()]
+    ours: list[Callback] = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest()]
+    if config.resume:  # a run whose state can't be taken over stays as it was
+        ours.append(OnStart(partial(run_folder.record, run_dir, config)))
     trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
     if trainer.world_size > 1 and run_folder.sweeping():
         raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
-    run_folder.record(run_dir, config)
+    if not config.resume:
+        run_folder.record(run_dir, config)
     return trainer
 
 

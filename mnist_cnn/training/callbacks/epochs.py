@@ -6,6 +6,7 @@ for that in the checkpoint. Lightning does not call `on_train_epoch_start` for s
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -171,6 +172,16 @@ class Progress(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.on_train_epoch_end(trainer, pl_module)
+
+
+class OnStart(Callback):
+    """Does something when everything is made, and restored if the run is resumed, right before the first batch."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do = do
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._do()
 
 
 def in_mid_epoch(trainer: pl.Trainer) -> bool:
