@@ -154,7 +154,7 @@ def test_compressed_parts_are_refused_before_they_are_unpacked(
     checkpoint.load(file)
     rezipped(digits_run / "checkpoints" / "best.ckpt", file, zipfile.ZIP_DEFLATED)
     monkeypatch.delattr(torch, "load")
-    with pytest.raises(CheckpointError, match="compressed"):
+    with pytest.raises(CheckpointError, match="its parts are compressed"):
         checkpoint.load(file)
 
 

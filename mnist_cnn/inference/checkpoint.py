@@ -87,10 +87,7 @@ def describe(
 
 
 def save(path: Path, trained: TrainedNetwork) -> None:
-    """Write a checkpoint of a network that was not trained here, completely or not at all.
-
-    OutputError if the file exists or can't be written.
-    """
+    """Write a checkpoint of a network that was not trained here; OutputError if it exists or can't be written."""
     metadata = describe(
         trained.network, trained.preprocessing, model=trained.model, classes=trained.classes, dataset=trained.dataset,
         split=trained.split, training=trained.training,
@@ -130,15 +127,12 @@ def newest(runs: Path) -> Path:
 
 
 def load(path: str | Path) -> TrainedNetwork:
-    """Read a checkpoint file, or the best checkpoint of a run folder, onto the CPU.
-
-    As `load_kept`, for callers that need not know which file was read.
-    """
+    """As `load_kept`, for callers that need not know which file was read."""
     return load_kept(path)[1]
 
 
 def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
-    """Read a checkpoint file, or the best checkpoint of a run folder; returns the file that was read as well.
+    """Read a checkpoint file, or the best one of a run folder, onto the CPU; returns the file that was read as well.
 
     If the best one can't be used, that of the last epoch is read instead, and a line on standard error says so.
     CheckpointError if no file can be used.
