@@ -1,0 +1,167 @@
+"""Kill runs at random moments, resume them, and compare what comes out with a run that was left alone.
+
+    python benchmarks/kill.py --times 200
+
+Every trial starts `python train.py` on the bundled digits, kills it with a random signal, resumes it with the command
+that a user would type, may kill that too, and lets the last one finish. A third of the kills are aimed: they come while
+a file is being written. Weights, optimiser, metrics and log must then be those of the undisturbed run, to the last bit.
+It ends with exit status 1 if any trial differs or can't be resumed.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mnist_cnn.inference import checkpoint
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+COMMON = ("data=digits", "trainer=cpu", "trainer.max_epochs=3")
+OFTEN = "callbacks.checkpoint.every_n_train_steps=5"
+CASES: dict[str, Sequence[str]] = {
+    "whole epochs only": ("model=tiny",),
+    "several steps together": ("model=dropout", "data.batch_size=64", OFTEN),
+    "single steps": ("model=dropout", "data.batch_size=64", "+trainer.gradient_clip_val=1.0", OFTEN),
+    "one-cycle, SGD": ("model=mlp", "optimizer=sgd", "scheduler=onecycle", "data.batch_size=8", OFTEN),
+    "early stopping": ("model=mlp", "callbacks=early_stopping", "callbacks.early_stopping.patience=1",
+                       "optimizer.lr=0.05", "trainer.max_epochs=8", OFTEN),
+    "plateau": ("model=mlp", "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+                "+scheduler.monitor=val/loss", "+scheduler.patience=0", "+scheduler.threshold=0.5", OFTEN),
+    "averaged weights": ("model=mlp", "+callbacks.average._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
+                         OFTEN),
+    "bfloat16": ("model=mlp", "trainer.precision=bf16-mixed", "data.batch_size=8", OFTEN),
+    "two processes": ("model=mlp", "data.batch_size=16", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+                      OFTEN),
+}  # fmt: skip
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MOST_KILLS = 3  # in one trial
+AIMED = 1 / 3  # of the kills: while a file is being written
+
+
+def run(*arguments: str) -> subprocess.Popen[str]:
+    """`python train.py`, in a process group of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the number of threads
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *arguments],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+
+
+def kill(process: subprocess.Popen[str], folder: Path, seconds: float, number: int, aimed: bool) -> bool:
+    """Kill a run after so many seconds, or, if aimed, when it writes a file after that; False if it had ended."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None:
+        if time.monotonic() >= deadline and (not aimed or any(folder.rglob(".*.part"))):
+            process.send_signal(number)
+            if number == signal.SIGKILL:
+                os.killpg(process.pid, number)  # the other process of the run as well
+            process.communicate()
+            return True
+        time.sleep(0 if aimed else 0.005)
+    process.communicate()
+    return False
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What two runs must agree in."""
+    content = checkpoint.read(folder / "checkpoints" / "last.ckpt")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in metrics.pop("history")]
+    networks = [checkpoint.load(folder / "checkpoints" / name).network for name in ("best.ckpt", "last.ckpt")]
+    return {
+        "weights": [network.state_dict() for network in networks],
+        "optimiser": content["optimizer_states"],
+        "schedulers": content["lr_schedulers"],
+        "metrics": {key: value for key, value in metrics.items() if "second" not in key},
+        "history": rows,
+        "log": (folder / "metrics.csv").read_text(),
+    }  # fmt: skip
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equality to the bit, also of tensors in lists and dictionaries."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool((one == other).all()) if hasattr(one, "shape") else one == other
+
+
+def trial(
+    case: str, folder: Path, whole: dict[str, Any], seconds: float, chance: random.Random
+) -> tuple[str, list[str]]:
+    """How one run that is killed ends, and by what and where it was killed."""
+    killed: list[str] = []
+    arguments = (*COMMON, *CASES[case], f"run_dir={folder}")
+    while True:
+        process = run(*arguments)
+        number, aimed = chance.choice(SIGNALS), chance.random() < AIMED
+        if len(killed) < MOST_KILLS and kill(process, folder, chance.uniform(0, seconds), number, aimed):
+            killed.append(f"{signal.Signals(number).name}{' (writing)' if aimed else ''}")
+        else:
+            _, said = process.communicate() if process.stderr and not process.stderr.closed else ("", "")
+            if process.returncode != 0:
+                return f"exit status {process.returncode}: {said.strip().splitlines()[-1:]}", killed
+            break
+        if (folder / "config.yaml").exists():
+            arguments = (f"resume={folder}",)
+        elif folder.exists():
+            shutil.rmtree(folder)  # killed before it was a run
+    differing = [key for key, value in outcome(folder).items() if not same(value, whole[key])]
+    return (f"differs in {', '.join(differing)}" if differing else "identical"), killed
+
+
+def main() -> None:
+    """Run the trials and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=200, help="trials in all (200)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2, help="trials at the same time (2)")
+    parser.add_argument("--case", choices=tuple(CASES), help="one kind of run only")
+    options = parser.parse_args()
+    cases = [options.case] if options.case else list(CASES)
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
+        root = Path(temporary)
+        whole, seconds = {}, {}
+        for number, case in enumerate(cases):
+            start = time.monotonic()
+            process = run(*COMMON, *CASES[case], f"run_dir={root / f'whole-{number}'}")
+            _, said = process.communicate()
+            assert process.returncode == 0, said
+            whole[case], seconds[case] = outcome(root / f"whole-{number}"), time.monotonic() - start
+
+        def one(number: int) -> tuple[str, str, list[str]]:
+            case, folder = cases[number % len(cases)], root / f"run-{number}"
+            result, killed = trial(case, folder, whole[case], seconds[case], random.Random(f"{options.seed} {number}"))
+            if result != "identical":
+                print(f"trial {number}, {case}: {result}, after {', '.join(killed)}", file=sys.stderr)
+            shutil.rmtree(folder, ignore_errors=True)
+            return case, result, killed
+
+        results: dict[str, Counter[str]] = defaultdict(Counter)
+        for case, result, killed in pool.map(one, range(options.times)):
+            results[case].update({"trials": 1, "kills": len(killed), "identical": int(result == "identical")})
+            results[case].update(name.partition(" ")[0] for name in killed)
+            results[case]["writing"] += sum("writing" in name for name in killed)
+    columns = ["trials", "kills", *(number.name for number in SIGNALS), "writing", "identical"]
+    print(f"| {' | '.join(['run', *columns])} |\n|---|{'---:|' * len(columns)}")
+    results["all"] = sum(results.values(), Counter())
+    for case, counts in results.items():
+        print(f"| {case} | {' | '.join(str(counts[column]) for column in columns)} |")
+    sys.exit(results["all"]["identical"] != options.times)
+
+
+if __name__ == "__main__":
+    main()
