@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,23 +20,33 @@ def run_command(command: Callable[[], int]) -> int:
     try:
         status = command()
         sys.stdout.flush()  # here, where an error is still told
-    except UserError as error:
-        return failed(str(error), error.exit_status)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the program that reads our output has ended, as `head` does
         _drop_output()
         return 1
-    except OSError as error:
-        _drop_output()
-        where = f"{one_line(error.filename)}: " if error.filename else ""
-        return failed(f"{where}{error.strerror or flat(error)}.")
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "DefaultCPUAllocator" not in str(error):  # so torch says it
+    except Exception as error:
+        told = as_user_error(error)
+        if told is None:
             raise
-        return failed("there is not enough memory for this.")
+        if not isinstance(error, UserError):
+            _drop_output()
+        return failed(str(told), told.exit_status)
     return status
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """The error as a user may be told it, if it is no bug: a UserError itself, a failing disk, or a lack of memory."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        where = f"{one_line(error.filename)}: " if error.filename else ""
+        return UserError(f"{where}{error.strerror or one_line(flat(error))}.")
+    # torch's own errors: on the CPU a RuntimeError, on a GPU an OutOfMemoryError, which is one too
+    if isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|out of memory|bad_alloc", str(error)):
+        return UserError("there is not enough memory for this; a smaller data.batch_size or another machine may help.")
+    return None
 
 
 def allow_any_text() -> None:
