@@ -176,8 +176,9 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
         return f"{key}: it is missing; add it, or the file that has it to `defaults`."
     reason = one_line(str(error.msg or error).splitlines()[0].rstrip("."))
     if setting is None:
-        value = error.value if error.value is not None else select(values, key)
-        shown = written(key, value) if value is not None else key
+        before = select(values, key)
+        value = error.value if error.value is not None or before == "???" else before  # no value is missing: it is null
+        shown = key if before is None and value is None else written(key, value)
     return f"{one_line(shown, 200)}: {reason}." if shown else f"{reason}."
 
 

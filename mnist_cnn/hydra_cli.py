@@ -168,6 +168,8 @@ def _checked(arguments: list[str], conf: Path) -> list[str]:
             raise ConfigError(f"{override.input_line}: the key is missing.")
         if key in PATHS and value == "":
             raise ConfigError(f"{override.input_line}: name a path, or leave it out.")
+        if key == "run_dir" and multirun and os.path.lexists(str(value)):
+            raise ConfigError(f"run_dir={value}: it exists already; name another for this sweep.")
         named: list[Any] = value if isinstance(value, list) else [value]
         if (conf / key).is_dir() and not (named and all(name and isinstance(name, str) for name in named)):
             names = ", ".join(sorted(file.stem for file in (conf / key).glob("*.yaml")))

@@ -55,8 +55,8 @@ class _PlainLoader(yaml.SafeLoader):
 for _name, _form in {
     "null": r"~|null|",
     "bool": r"true|false",
-    "int": r"[-+]?(0|[1-9][0-9]{0,19})",
-    "float": r"[-+]?[0-9]{1,20}(\.[0-9]{0,20})?(e[-+]?[0-9]{1,3})?|[-+]?\.inf|\.nan",
+    "int": r"[-+]?(0|[1-9][0-9]{0,39})",
+    "float": r"[-+]?[0-9]{1,40}\.[0-9]{0,40}(e[-+][0-9]{1,3})?|-?\.inf|\.nan",
 }.items():
     _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_form})\Z"), None)
 
