@@ -76,11 +76,11 @@ class TrainerConfig:
         require_one_of("trainer.accelerator", self.accelerator, "auto", "cpu", "gpu", "cuda", "mps")
         require_one_of("trainer.strategy", self.strategy, "auto", "ddp")
         require_one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
-        listed = self.devices if isinstance(self.devices, list) else [self.devices]
-        lowest = 0 if isinstance(self.devices, list) else 1
-        numbered = all(type(number) is int and number >= lowest for number in listed)
-        possible = self.devices == "auto" or (numbered and len(listed) == len(set(listed)) > 0)
-        _require(possible, "trainer.devices", self.devices, "it must be a number from 1, a list such as [0,1], or auto")
+        counted = type(self.devices) is int and self.devices >= 1
+        listed = self.devices if isinstance(self.devices, list) else []
+        named = all(type(number) is int and number >= 0 for number in listed) and len(listed) == len(set(listed)) > 0
+        why = "it must be a number from 1, a list such as [0,1], or auto"
+        _require(counted or named or self.devices == "auto", "trainer.devices", self.devices, why)
         limit = self.extra.get("limit_train_batches", 1)
         _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
 
@@ -176,9 +176,8 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
         return f"{key}: it is missing; add it, or the file that has it to `defaults`."
     reason = one_line(str(error.msg or error).splitlines()[0].rstrip("."))
     if setting is None:
-        before = select(values, key)
-        value = error.value if error.value is not None or before == "???" else before  # no value is missing: it is null
-        shown = key if before is None and value is None else written(key, value)
+        value = error.value if error.value is not None else select(values, key)
+        shown = key if value is None else written(key, None if value == "???" else value)
     return f"{one_line(shown, 200)}: {reason}." if shown else f"{reason}."
 
 
@@ -199,11 +198,7 @@ def select(values: Any, key: str) -> Any:
 
 def keys_of(node: Any, path: str = "") -> Iterator[str]:
     """Every dotted key of a configuration given as plain values, inner ones included."""
-    inner: list[tuple[Any, Any]] = []
-    if isinstance(node, dict):
-        inner = list(node.items())
-    elif isinstance(node, list):
-        inner = list(enumerate(node))
+    inner = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, Mapping) else ()
     for key, value in inner:
         name = f"{path}.{key}" if path else str(key)
         yield name
@@ -245,8 +240,8 @@ def require_text(key: str, value: Any) -> None:
 def require_one_of(key: str, value: Any, *known: str) -> None:
     """Raise ConfigError, with the nearest known value, if the value is none of those known."""
     if value not in known:
-        near = did_you_mean(str(value), known)
-        raise ConfigError(f"{written(key, value)}: not one of {', '.join(known)}.{near}")
+        listed = ", ".join(known)
+        raise ConfigError(f"{written(key, value)}: not one of {listed}.{did_you_mean(str(value), known)}")
 
 
 def _require(condition: bool, key: str, value: object, why: str) -> None:

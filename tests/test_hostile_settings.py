@@ -47,7 +47,7 @@ _CHANGES = (
     "shutil.rmtree",
 )
 _HARMLESS = tuple(
-    str(Path(place).resolve())
+    os.path.realpath(str(place))
     for place in (ROOT, sys.prefix, sys.base_prefix, *site.getsitepackages(), *sysconfig.get_paths().values(),
                   "/proc", "/sys", "/dev/null", "/dev/shm", "/etc", "/usr/share", "/usr/lib")
 )  # fmt: skip
@@ -70,7 +70,8 @@ sys.addaudithook(_watch)  # can't be removed again, so it is switched
 @contextmanager
 def watched() -> Iterator[list[tuple[str, str]]]:
     global _watching
-    _watching = seen = []
+    seen: list[tuple[str, str]] = []
+    _watching = seen
     try:
         yield seen
     finally:

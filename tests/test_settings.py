@@ -13,13 +13,16 @@ LONG = "x" * 300
 
 ODD: list[tuple[str, str]] = [
     ("data.batch_size=10000000000000000000000", "data.batch_size=10000000000000000000000: it must be at least 1"),
-    ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: it must be a number of at least 1"),
+    (
+        "+trainer.accumulate_grad_batches=0",
+        "trainer.accumulate_grad_batches=0: it must be a finite number of at least 1",
+    ),
     ("+trainer.accumulate_grad_batches=1.5", "it must be a whole number"),
     ("+trainer.accumulate_grad_batches=true", "trainer.accumulate_grad_batches=true: it must be a whole number"),
     ("+trainer.benchmark=x", "trainer.benchmark=x: it must be true or false or null"),
     ("+trainer.gradient_clip_val=x", "trainer.gradient_clip_val=x: it must be a number or null"),
-    ("+trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: it must be a number of at least 0"),
-    ("+trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: it must be a number of at least 0"),
+    ("+trainer.gradient_clip_val=nan", "trainer.gradient_clip_val=nan: it must be a finite number of at least 0"),
+    ("+trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: it must be a finite number of at least 0"),
     ("+trainer.gradient_clip_algorithm=x", "`gradient_clip_algorithm` x is invalid"),
     ("+trainer.limit_train_batches=1.5", "limit_train_batches"),
     ("+trainer.limit_train_batches=x", "trainer.limit_train_batches=x: it must be a number or null"),

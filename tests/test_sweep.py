@@ -104,8 +104,7 @@ def test_a_launcher_with_processes_of_its_own_has_its_first_error_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such as joblib's: what the members record stays in their processes; Hydra raises the first error here."""
-    import cloudpickle
-
+    cloudpickle = pytest.importorskip("cloudpickle")
     Plugins.instance()  # makes the class
     from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 

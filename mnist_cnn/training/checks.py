@@ -32,9 +32,8 @@ _OURS |= {"enable_progress_bar", "enable_model_summary", "plugins"}
 # … and that clash with how a run goes: every epoch ends with a validation and a checkpoint.
 _CLASHING = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
 _CLASHING |= {"check_val_every_n_epoch", "val_check_interval", "barebones"}
-# What Lightning takes without a word, and then divides by or trains with, whatever it is.
-_LOWEST = {"accumulate_grad_batches": 1, "gradient_clip_val": 0, "log_every_n_steps": 0, "num_nodes": 1}
-_LOWEST |= {"min_epochs": 0, "reload_dataloaders_every_n_epochs": 0}
+# The lowest value of a number, if it is not 0; Lightning takes any, and then divides by it or trains with it.
+_LOWEST = {"accumulate_grad_batches": 1, "num_nodes": 1}
 
 
 def check_settings(config: Config) -> None:
@@ -66,9 +65,9 @@ def check_settings(config: Config) -> None:
                 f"{written(f'trainer.{key}', value)}: Lightning's Trainer takes no such argument here.{near}"
             )
         check_type(parameters[key], value, f"trainer.{key}")
-        lowest = _LOWEST.get(key, -math.inf)
+        lowest = _LOWEST.get(key, 0)
         if isinstance(value, int | float) and not lowest <= value < math.inf:
-            raise ConfigError(f"{written(f'trainer.{key}', value)}: it must be a number of at least {lowest}.")
+            raise ConfigError(f"{written(f'trainer.{key}', value)}: it must be a finite number of at least {lowest}.")
 
 
 def check_machine(config: Config) -> None:
