@@ -6,6 +6,7 @@ types and what must be true of them.
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from typing import Any
@@ -14,10 +15,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigIndexError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from mnist_cnn.errors import ConfigError, did_you_mean
+from mnist_cnn.errors import ConfigError, did_you_mean, one_line
 
 # Stands for the run's folder in paths of callbacks and loggers, until there is one.
 RUN_DIR = "${run_dir}"
+# Control characters, which a terminal obeys, and halves of characters, which stand for bytes that are not UTF-8.
+_NOT_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass
@@ -60,7 +63,7 @@ class TrainerConfig:
     """Which machine to train on, and for how long. `extra` goes to Lightning's Trainer as it is."""
 
     accelerator: str
-    devices: Any  # a number, a list of them or "auto", as Lightning takes it
+    devices: Any  # how many, or a list of their numbers, or "auto"
     strategy: str
     precision: str
     compile: bool
@@ -73,6 +76,11 @@ class TrainerConfig:
         require_one_of("trainer.accelerator", self.accelerator, "auto", "cpu", "gpu", "cuda", "mps")
         require_one_of("trainer.strategy", self.strategy, "auto", "ddp")
         require_one_of("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed")
+        counted = type(self.devices) is int and self.devices >= 1
+        listed = self.devices if isinstance(self.devices, list) else []
+        named = all(type(number) is int and number >= 0 for number in listed) and len(listed) == len(set(listed)) > 0
+        why = "it must be a number from 1, a list such as [0,1], or auto"
+        _require(counted or named or self.devices == "auto", "trainer.devices", self.devices, why)
         limit = self.extra.get("limit_train_batches", 1)
         _require(limit != 0, "trainer.limit_train_batches", limit, "nothing would be left to train on")
 
@@ -118,7 +126,7 @@ def to_config(composed: DictConfig) -> Config:
     unresolved = composed.copy()  # the caller's stays as the user wrote it
     unresolved.run_dir = f"\\{RUN_DIR}"  # escaped, so that it is still there after interpolation
     try:
-        values = OmegaConf.to_container(unresolved, resolve=True)
+        values = OmegaConf.to_container(unresolved, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
         return config_of({**values, "run_dir": composed.run_dir})
     except OmegaConfBaseException as error:
@@ -127,6 +135,9 @@ def to_config(composed: DictConfig) -> Config:
 
 def config_of(values: Mapping[Any, Any]) -> Config:
     """Plain values, such as `Config.to_dict` gives, as dataclasses; ConfigError where a value is not possible."""
+    for key in keys_of(values):
+        require_text(key, key)
+        require_text(key, select(values, key))
     own = {item.name for item in fields(TrainerConfig)} - {"extra"}
     trainer = dict(values["trainer"])
     trainer["extra"] = {key: trainer.pop(key) for key in list(trainer) if key not in own}
@@ -163,9 +174,11 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
         return f"{shown}: no such key.{nearest_key(key, list(keys_of(values)))}"
     if isinstance(error, MissingMandatoryValue):
         return f"{key}: it is missing; add it, or the file that has it to `defaults`."
-    reason = str(error.msg or error).splitlines()[0].rstrip(".")
-    value = error.value if error.value is not None else select(values, key)
-    return f"{key}={value}: {reason}." if value is not None else f"{key}: {reason}."
+    reason = one_line(str(error.msg or error).splitlines()[0].rstrip("."))
+    if setting is None:
+        value = error.value if error.value is not None else select(values, key)
+        shown = key if value is None else written(key, None if value == "???" else value)
+    return f"{one_line(shown, 200)}: {reason}." if shown else f"{reason}."
 
 
 def key_of(error: OmegaConfBaseException) -> str:
@@ -185,11 +198,7 @@ def select(values: Any, key: str) -> Any:
 
 def keys_of(node: Any, path: str = "") -> Iterator[str]:
     """Every dotted key of a configuration given as plain values, inner ones included."""
-    inner: list[tuple[Any, Any]] = []
-    if isinstance(node, dict):
-        inner = list(node.items())
-    elif isinstance(node, list):
-        inner = list(enumerate(node))
+    inner = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, Mapping) else ()
     for key, value in inner:
         name = f"{path}.{key}" if path else str(key)
         yield name
@@ -216,12 +225,25 @@ def nearest_key(key: str, known: list[str]) -> str:
     return f" Did you mean {leaves[near[0]]}?" if near else ""
 
 
+def written(key: str, value: Any) -> str:
+    """A setting as it is written on the command line, short and safe to print."""
+    text = str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    return f"{key}={one_line(text, 120)}"
+
+
+def require_text(key: str, value: Any) -> None:
+    """Raise ConfigError for a text with characters that no terminal, file name or YAML file takes as they are."""
+    if isinstance(value, str) and _NOT_TEXT.search(value):
+        raise ConfigError(f"{written(one_line(key, 80), value)}: it must be UTF-8 text without control characters.")
+
+
 def require_one_of(key: str, value: Any, *known: str) -> None:
     """Raise ConfigError, with the nearest known value, if the value is none of those known."""
     if value not in known:
-        raise ConfigError(f"{key}={value}: not one of {', '.join(known)}.{did_you_mean(str(value), known)}")
+        listed = ", ".join(known)
+        raise ConfigError(f"{written(key, value)}: not one of {listed}.{did_you_mean(str(value), known)}")
 
 
 def _require(condition: bool, key: str, value: object, why: str) -> None:
     if not condition:
-        raise ConfigError(f"{key}={value}: {why}.")
+        raise ConfigError(f"{written(key, value)}: {why}.")

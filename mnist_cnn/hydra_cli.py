@@ -6,10 +6,11 @@ A user's mistake ends in one line that names the setting and, where there is one
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # Hydra has no public list of its flags
@@ -22,14 +23,17 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn import config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, did_you_mean, flat, one_line
+from mnist_cnn.sweep import Sweep
+from mnist_cnn.terminal import allow_any_text, as_user_error, failed
 
 # Settings whose value is a path, taken as it is written: Hydra would read `=`, `,` and quotes in it.
 PATHS = ("resume", "run_dir", "model.init_from")
 # Groups whose classes take arguments that their files may leave out.
 OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
 
-# Used by conf/config.yaml: the first of two values that is not null.
-OmegaConf.register_new_resolver("or", lambda value, default: default if value is None else value, replace=True)
+# What tells a process which of several it is; torchrun, SLURM and Lightning set them.
+RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
+COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK")
 
 
 def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
@@ -38,7 +42,8 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
     HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    tracebacks, is_running = asked == "1", False
+    tracebacks, is_running, sweep = asked == "1", False, Sweep()
+    allow_any_text()
 
     def job(composed: DictConfig) -> Any:
         nonlocal is_running
@@ -46,28 +51,66 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
         with _hydra_full_error(asked):  # processes that the task starts see what the user set
             try:
                 return task(_resumed(composed) if composed.resume else composed)
-            except UserError as error:
-                if tracebacks or HydraConfig.get().mode == RunMode.MULTIRUN:
-                    raise  # in a sweep, Hydra says which run it was and goes on with the others
-                raise SystemExit(_tell(error)) from None
+            except Exception as exception:
+                error = exception if tracebacks else as_user_error(exception) or exception
+                member = HydraConfig.get()
+                if member.mode == RunMode.MULTIRUN:  # Hydra goes on with the others
+                    if tracebacks or not isinstance(error, UserError):
+                        traceback.print_exc()
+                    failed(sweep.failed(member.job.num, member.overrides.task, error))
+                elif isinstance(error, UserError) and not tracebacks:
+                    raise SystemExit(failed(str(error), error.exit_status)) from None  # Hydra would add a line
+                if error is exception:
+                    raise
+                raise error from exception
 
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__  # Hydra names the program after them
     try:
+        _check_environment()
         sys.argv[1:] = _checked(sys.argv[1:], conf)
         with _hydra_full_error("1"):  # so that Hydra raises what it would print
             hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if tracebacks:
-            raise
-        return _tell(error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:])))
-    except Exception as error:  # Hydra, or a YAML reader, on settings or files that they can't use
-        if tracebacks or is_running:
-            raise
-        return _tell(ConfigError(one_line(flat(error), 400)))
+        if sweep.discard_if_empty():
+            raise ConfigError("-m: the sweep has no run; one of its settings has no value.")
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return getattr(stop, "exit_status", Interrupted().exit_status)
-    return 0
+        status = getattr(stop, "exit_status", Interrupted().exit_status)
+    except Exception as error:
+        sweep.discard_if_empty()
+        if sweep.account():
+            status = 1
+        elif isinstance(error, UserError | HydraException | OmegaConfBaseException) or not is_running:
+            if tracebacks:
+                raise
+            told = error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:]))
+            status = failed(str(told), told.exit_status)
+        else:  # a bug
+            raise
+    else:
+        status = 0
+    if sweep.account():
+        failed(sweep.account())
+    return status
+
+
+def _check_environment() -> None:
+    """Raise ConfigError for variables that tell Lightning and torch of processes that there can't be."""
+    environment = {name: os.environ[name] for name in (*RANKS, *RANKS.values(), *COUNTS) if os.environ.get(name)}
+    for name, value in environment.items():
+        if not (value.isascii() and value.isdecimal()):
+            raise ConfigError(f"{config.written(name, value)} in the environment: it must be a whole number; unset it.")
+    for rank, count in RANKS.items():
+        processes = environment.get(count, "1")
+        if rank in environment and int(environment[rank]) >= int(processes):
+            raise ConfigError(
+                f"{rank}={environment[rank]} in the environment: {count} is {processes}, so there is no such process; "
+                "unset it."
+            )
+    if "SLURM_NTASKS" in environment and not {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"} <= set(environment):
+        raise ConfigError(
+            f"SLURM_NTASKS={environment['SLURM_NTASKS']} in the environment: not the whole environment of a SLURM job; "
+            "start the program with srun, or unset it."
+        )
 
 
 @contextmanager
@@ -80,11 +123,6 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
 
 
-def _tell(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return error.exit_status
-
-
 def _resumed(composed: DictConfig) -> DictConfig:
     from mnist_cnn.training.resume.settings import resumed
 
@@ -94,10 +132,19 @@ def _resumed(composed: DictConfig) -> DictConfig:
 
 def _checked(arguments: list[str], conf: Path) -> list[str]:
     """The arguments as Hydra wants them, flags first; ConfigError for what it would answer with a page of text."""
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        config.require_text(key, text or key)
     arguments = [_quoted(argument) for argument in arguments]
-    options, unknown = get_args_parser().parse_known_intermixed_args(arguments)
+    parser = get_args_parser()
+    setattr(parser, "error", _refuse_flag)  # noqa: B010  # it would print its usage and exit
+    options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise ConfigError(f"{unknown[0]}: settings are written key=value, without dashes. See: python train.py --help")
+    if options.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun: it unpickles a file, which may run any code; take resume=FOLDER.")
+    if options.package is not None and options.cfg is None:
+        raise ConfigError("--package: it chooses what --cfg shows; add --cfg job.")
     settings, multirun = list(options.overrides), bool(options.multirun)
     overrides = OverridesParser.create().parse_overrides(settings)
     keys = [override.key_or_group for override in overrides]
@@ -115,13 +162,20 @@ def _checked(arguments: list[str], conf: Path) -> list[str]:
             raise ConfigError(f"{override.input_line}: the key is missing.")
         if key in PATHS and value == "":
             raise ConfigError(f"{override.input_line}: name a path, or leave it out.")
-        if (conf / key).is_dir() and (not isinstance(value, str | list) or not value):
+        if key == "run_dir" and multirun and os.path.lexists(str(value)):
+            raise ConfigError(f"run_dir={value}: it exists already; name another for this sweep.")
+        named: list[Any] = value if isinstance(value, list) else [value]
+        if (conf / key).is_dir() and not (named and all(name and isinstance(name, str) for name in named)):
             names = ", ".join(sorted(file.stem for file in (conf / key).glob("*.yaml")))
             raise ConfigError(f"{override.input_line}: name one of its options: {names}.")
     flags = list(arguments)
     for setting in settings:
         flags.remove(setting)
     return flags + settings
+
+
+def _refuse_flag(message: str) -> NoReturn:
+    raise ConfigError(f"{message}. See: python train.py --hydra-help")
 
 
 def _quoted(argument: str) -> str:
@@ -136,24 +190,27 @@ def _quoted(argument: str) -> str:
     return f"{key}='{value}'"
 
 
-def explain(error: HydraException | OmegaConfBaseException, conf: Path, arguments: list[str]) -> str:
+def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
-        return f"{group}={option}: no such option.{did_you_mean(option, options)} There are: {', '.join(options)}."
+        listed = f" There are: {', '.join(options)}." if options else ""
+        return f"{group}={option}: no such option.{did_you_mean(option, options)}{listed}"
     if isinstance(error, OverrideParseException):
         odd = "; quote what is not plain letters and digits: \"key='value'\"" if "=" in str(error.override) else ""
-        return f"{error.override}: not understood; settings are written key=value or group=option{odd}."
+        shown = one_line(str(error.override), 200)
+        return f"{shown}: not understood; settings are written key=value or group=option{odd}."
     refused = error.__cause__ if isinstance(error, ConfigCompositionException) else error
-    if not isinstance(refused, OmegaConfBaseException):
-        return flat(error)[:300]
+    if not isinstance(refused, OmegaConfBaseException):  # Hydra, or a YAML reader, which raise nearly anything
+        what = flat(error)
+        return one_line(what if " " in what else f"{type(error).__name__}: {what}", 300)
     key = config.key_of(refused)
     written = (argument.lstrip("+") for argument in arguments)
-    setting = next((item for item in written if f"{item.partition('=')[0]}.".startswith(f"{key}.")), key)
+    setting = next((item for item in written if f"{item.partition('=')[0]}.".startswith(f"{key}.")), None)
     line = config.explain(refused, setting)
     if isinstance(refused, ConfigKeyError | AttributeError):
-        line += "" if "Did you mean" in line else _where_else(setting.partition("=")[0], conf)
+        line += "" if "Did you mean" in line else _where_else((setting or key).partition("=")[0], conf)
         line += " See: python train.py --help"
     return line
 

@@ -203,7 +203,7 @@ def test_any_encoding_of_the_terminal_will_do(strange: str, encoding: dict[str, 
 @pytest.mark.parametrize(
     ("failure", "says"),
     [
-        (MemoryError(), "there is not enough memory for this."),
+        (MemoryError(), "there is not enough memory for this; a smaller data.batch_size or another machine may help."),
         (OSError(28, "No space left on device", "a\x1bb"), "a\\x1bb: No space left on device."),
         (OSError("something else"), "something else."),
         (DataError("one\x1b[31m\ntwo\u202e\udcff"), "one\\x1b[31m\ntwo\\u202e\\udcff"),
@@ -223,7 +223,11 @@ def test_a_lack_of_memory_that_torch_reports_is_told_and_a_bug_keeps_its_traceba
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mnist_cnn.cli._evaluate", lambda _: torch.empty(2**62, dtype=torch.uint8))
-    assert run(capsys, "evaluate", "x") == (1, "", "error: there is not enough memory for this.\n")
+    assert run(capsys, "evaluate", "x") == (
+        1,
+        "",
+        "error: there is not enough memory for this; a smaller data.batch_size or another machine may help.\n",
+    )
     monkeypatch.setattr("mnist_cnn.cli._evaluate", lambda _: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError):
         main(["evaluate", "x"])

@@ -91,7 +91,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_way_out(monkeypatch: pytest
 def test_one_bad_run_of_a_sweep_is_named_and_the_others_are_made() -> None:
     settings = ("data=digits", "model=mlp", "trainer.max_epochs=1", "data.val_fraction=1.2,0.5", "run_dir=sweep")
     outcome = train_command("-m", *settings)
-    assert outcome.status == 2
+    assert outcome.status == 1
     assert "data.val_fraction=1.2" in outcome.err
     assert "0.5" in outcome.out
 

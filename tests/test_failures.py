@@ -1,4 +1,4 @@
-"""A machine that fails, a disk that is full or gone or read-only, no memory, costs a line and nothing that was there."""
+"""A disk that is full, gone or read-only, or too little memory, costs a line and nothing that was there."""
 
 import os
 import resource
@@ -142,7 +142,13 @@ def test_a_clock_that_is_set_back_changes_nothing(monkeypatch: pytest.MonkeyPatc
 
 def test_a_full_disk_during_a_download_leaves_nothing_half(fake_mnist: Any, small_disk: Callable[[str], Path]) -> None:
     root = small_disk("size=60k")
-    settings = ("model=mlp", "data=mnist", f"data.mirror={fake_mnist.mirror}", f"data.root={root}", "trainer.max_epochs=1")
+    settings = (
+        "model=mlp",
+        "data=mnist",
+        f"data.mirror={fake_mnist.mirror}",
+        f"data.root={root}",
+        "trainer.max_epochs=1",
+    )
     assert_one_line(train_command(*settings, "run_dir=run"), "No space left on device")
     assert not list(root.rglob("*.part"))
     small_disk("size=4m")

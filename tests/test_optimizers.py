@@ -107,7 +107,10 @@ class NoClosure(torch.optim.SGD):
             "the module torch.optim has no class Adamm. Did you mean Adam",
         ),
         (("~optimizer._target_",), "optimizer: _target_ is missing"),
-        (("optimizer._target_=nowhere.Adam",), "optimizer._target_=nowhere.Adam: there is no such module"),
+        (
+            ("optimizer._target_=nowhere.Adam",),
+            "optimizer._target_=nowhere.Adam: the module can't be imported: No module named",
+        ),
         (("optimizer._target_=tests.test_optimizers.NoClosure", *NO_ARGUMENTS), "must call the closure"),
         (("optimizer._target_=torch.nn.Linear",), "must name a subclass of torch.optim"),
         *(

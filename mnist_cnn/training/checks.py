@@ -1,8 +1,13 @@
 """What is checked before a run makes or fetches anything."""
 
 import inspect
+import logging
+import math
+import os
 import sys
+import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import torch
@@ -11,22 +16,34 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from mnist_cnn import machine
-from mnist_cnn.config import RUN_DIR, Config, require_one_of
+from mnist_cnn.config import RUN_DIR, Config, TrainerConfig, require_one_of, written
 from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import SOURCES
-from mnist_cnn.errors import ConfigError, did_you_mean
-from mnist_cnn.run_folder import check_run_dir
+from mnist_cnn.errors import ConfigError, did_you_mean, flat, one_line
+from mnist_cnn.run_folder import check_run_dir, is_first_process
 from mnist_cnn.training.callbacks import METRICS, BestAndLast
-from mnist_cnn.training.targets import class_of
+from mnist_cnn.training.targets import check, check_type
 
 T = TypeVar("T")
 
+# Arguments of Lightning's Trainer that are settled here or in the other settings …
+_OURS = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
+_OURS |= {"enable_progress_bar", "enable_model_summary", "plugins"}
+# … and that clash with how a run goes: every epoch ends with a validation and a checkpoint.
+_CLASHING = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
+_CLASHING |= {"check_val_every_n_epoch", "val_check_interval", "barebones"}
+# The lowest value of a number, if it is not 0; Lightning takes any, and then divides by it or trains with it.
+_LOWEST = {"accumulate_grad_batches": 1, "num_nodes": 1}
+
 
 def check_settings(config: Config) -> None:
-    """Raise ConfigError for an unknown data set, an invalid mirror, a missing class or a wrong Trainer argument."""
+    """Raise ConfigError for an unknown data set, an invalid mirror, or a class or a Trainer argument that is wrong."""
     require_one_of("data.name", config.data.name, "auto", *SOURCES)
     if config.data.mirror:
-        mirror_address(config.data.mirror, "data.mirror=")
+        try:
+            mirror_address(config.data.mirror, "data.mirror=")
+        except OSError as error:  # such as a name that is too long
+            raise ConfigError(f"{written('data.mirror', config.data.mirror)}: {error.strerror}.") from error
     callbacks = _classes(config.callbacks, "callbacks", Callback)
     _classes(config.logger, "logger", Logger)  # type: ignore[type-abstract]  # only subclasses are made
     if sum(issubclass(callback, BestAndLast) for callback in callbacks.values()) != 1:
@@ -39,16 +56,18 @@ def check_settings(config: Config) -> None:
             raise ConfigError(f"callbacks.{name}.dirpath can't be changed: the run's results are read from {wanted}.")
         if only_known and isinstance(arguments.get("monitor"), str):
             require_one_of(f"callbacks.{name}.monitor", arguments["monitor"], *METRICS)
-    ours = {"callbacks", "logger", "default_root_dir", "use_distributed_sampler", "num_sanity_val_steps"}
-    ours |= {"enable_progress_bar", "enable_model_summary"}
-    # Every epoch ends with a validation and a checkpoint.
-    clashing = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
-    clashing |= {"check_val_every_n_epoch", "val_check_interval"}
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"} - ours - clashing
-    for key in config.trainer.extra:
+    parameters = inspect.signature(Trainer.__init__).parameters
+    known = set(parameters) - {"self"} - _OURS - _CLASHING
+    for key, value in config.trainer.extra.items():
         if key not in known:
             near = did_you_mean(key, known)
-            raise ConfigError(f"trainer.{key}: Lightning's Trainer takes no such argument here.{near}")
+            raise ConfigError(
+                f"{written(f'trainer.{key}', value)}: Lightning's Trainer takes no such argument here.{near}"
+            )
+        check_type(parameters[key], value, f"trainer.{key}")
+        lowest = _LOWEST.get(key, 0)
+        if isinstance(value, int | float) and not lowest <= value < math.inf:
+            raise ConfigError(f"{written(f'trainer.{key}', value)}: it must be a finite number of at least {lowest}.")
 
 
 def check_machine(config: Config) -> None:
@@ -64,11 +83,41 @@ def check_machine(config: Config) -> None:
             "times slower than with 32-true.",
             file=sys.stderr,
         )
+    processes, processors = config.trainer.devices, os.cpu_count() or 1
+    if on_cpu and not (processes == "auto" or isinstance(processes, int)):
+        raise ConfigError(f"{written('trainer.devices', processes)}: processors have no numbers; write how many.")
+    if on_cpu and isinstance(processes, int) and processes > processors:
+        raise ConfigError(
+            f"trainer.devices={processes}: each is a process, and there are only {processors} processors here."
+        )
+    _try_trainer(config.trainer)
     check_run_dir(config)
 
 
+def _try_trainer(config: TrainerConfig) -> None:
+    """Raise ConfigError for what only Lightning knows: whether the arguments and the environment go together."""
+    arguments = asdict(config)
+    del arguments["compile"]
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the run's own Trainer gives them again
+            trainer = Trainer(**arguments | arguments.pop("extra"), logger=False, enable_checkpointing=False)
+    except Exception as error:  # Lightning raises various errors for arguments that it can't use
+        raise ConfigError(f"trainer: {one_line(flat(error))}") from error
+    finally:
+        log.setLevel(level)
+    if trainer.world_size == 1 and not is_first_process():
+        raise ConfigError(
+            f"{written('trainer.devices', config.devices)}: the environment says that this is not the first of several "
+            "processes; unset RANK, LOCAL_RANK and SLURM_PROCID."
+        )
+
+
 def _classes(targets: Mapping[str, Any], group: str, kind: type[T]) -> dict[str, type[T]]:
-    return {name: class_of(target, f"{group}.{name}", kind) for name, target in targets.items() if target is not None}
+    return {name: check(target, f"{group}.{name}", kind) for name, target in targets.items() if target is not None}
 
 
 def _has(accelerator: str) -> bool:

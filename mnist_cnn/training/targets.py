@@ -7,38 +7,74 @@ callbacks and loggers are targets.
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from hydra.utils import instantiate
 
+from mnist_cnn.config import written
 from mnist_cnn.errors import ConfigError, did_you_mean, flat
 
 T = TypeVar("T")
 
 # Keys of a target that are for Hydra. Every target here is instantiated in full, whatever the last two say.
 _HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
+# Types that a setting can have, as a user would call them.
+_NAMES: dict[type, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"
+}  # fmt: skip
 
 
 def class_of(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
     """The class that a target names; ConfigError, naming `key`, unless it is a subclass of `kind`."""
     if not isinstance(target, Mapping):
-        raise ConfigError(f"{key}={target}: it must have a _target_, which names its class, and the class's arguments.")
+        raise ConfigError(f"{written(key, target)}: it must have a _target_, which names its class, and arguments.")
     path = target.get("_target_")
     if path is None:
         raise ConfigError(f"{key}: _target_ is missing; it names the class.")
+    shown = written(f"{key}._target_", path)
     module, _, name = str(path).rpartition(".")
-    if not module:
-        raise ConfigError(f"{key}._target_={path}: write the class with its module, such as torch.optim.SGD.")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ConfigError(f"{shown}: write the class with its module, such as torch.optim.SGD.")
     try:
         found = getattr(import_module(module), name, None)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"{key}._target_={path}: there is no such module ({flat(error)}).") from error
+    except Exception as error:  # a module of the user's own may raise anything
+        raise ConfigError(f"{shown}: the module can't be imported: {flat(error)}.") from error
     if found is None:
         near = did_you_mean(name, dir(import_module(module)))
-        raise ConfigError(f"{key}._target_={path}: the module {module} has no class {name}.{near}")
+        raise ConfigError(f"{shown}: the module {module} has no class {name}.{near}")
     if not (isinstance(found, type) and issubclass(found, kind)):
-        raise ConfigError(f"{key}._target_={path}: it must name a subclass of {kind.__module__}.{kind.__name__}.")
+        raise ConfigError(f"{shown}: it must name a subclass of {kind.__module__}.{kind.__name__}.")
     return found
+
+
+def check(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
+    """`class_of`; ConfigError as well for an argument that the class does not take, or whose type is wrong."""
+    found = class_of(target, key, kind)
+    parameters = inspect.signature(found).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name, value in _arguments(target).items():
+        if name in parameters:
+            check_type(parameters[name], value, f"{key}.{name}")
+        elif not takes_any:
+            near = did_you_mean(name, parameters)
+            raise ConfigError(f"{written(f'{key}.{name}', value)}: {found.__name__} takes no such argument.{near}")
+    return found
+
+
+def check_type(parameter: inspect.Parameter, value: Any, key: str) -> None:
+    """Raise ConfigError, naming `key`, if the parameter's annotation or default rules out the type of the value."""
+    default, annotation = parameter.default, parameter.annotation
+    kinds = set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
+    if not kinds <= set(_NAMES):  # it says more than plain types, or nothing; the default says something too
+        is_flag = bool in kinds or isinstance(default, bool)
+        kinds = {bool} if is_flag else {float, NoneType} if isinstance(default, float) else {type(value)}
+    if float in kinds:
+        kinds.discard(int)  # a whole number is a number
+    kind = float if type(value) is int and float in kinds else type(value)
+    if kind not in kinds and value is not default:
+        wanted = " or ".join(name for plain, name in _NAMES.items() if plain in kinds)
+        raise ConfigError(f"{written(key, value)}: it must be {wanted}.")
 
 
 def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **further: Any) -> T:
@@ -46,9 +82,8 @@ def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **
 
     ConfigError names the key of an argument that the class does not take or rejects.
     """
-    found = class_of(target, key, kind)
-    given = {name: value for name, value in target.items() if name not in _HYDRAS}
-    _check_names_and_types(found, given, key)
+    found = check(target, key, kind)
+    given = _arguments(target)
     inner = dict(given)
     try:
         inner |= {name: instantiate(value) for name, value in given.items() if _is_target(value)}
@@ -58,8 +93,12 @@ def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **
             raise ConfigError(f"{key}: it is not installed; pip install -e '.[{key.partition('.')[2]}]'") from error
         for name, value in given.items():
             if _works(found, *arguments, **{other: rest for other, rest in inner.items() if other != name}, **further):
-                raise ConfigError(f"{key}.{name}={_written(value)}: {flat(error.__cause__ or error)}") from error
+                raise ConfigError(f"{written(f'{key}.{name}', value)}: {flat(error.__cause__ or error)}") from error
         raise ConfigError(f"{key} ({target['_target_']}): {flat(error.__cause__ or error)}") from error
+
+
+def _arguments(target: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in target.items() if name not in _HYDRAS}
 
 
 def _is_target(value: Any) -> bool:
@@ -72,25 +111,3 @@ def _works(found: type, *arguments: Any, **given: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def _check_names_and_types(found: type, given: Mapping[str, Any], key: str) -> None:
-    parameters = inspect.signature(found).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for name, value in given.items():
-        if name not in parameters and takes_any:
-            continue
-        if name not in parameters:
-            near = did_you_mean(name, parameters)
-            raise ConfigError(f"{key}.{name}={_written(value)}: {found.__name__} takes no such argument.{near}")
-        default, annotation = parameters[name].default, parameters[name].annotation
-        is_flag = isinstance(default, bool) or bool in (annotation, *get_args(annotation))
-        if is_flag and not isinstance(value, bool) and value is not default:
-            raise ConfigError(f"{key}.{name}={_written(value)}: it must be true or false.")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(default, float) and not (number or value is None):
-            raise ConfigError(f"{key}.{name}={_written(value)}: it must be a number.")
-
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

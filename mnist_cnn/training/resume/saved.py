@@ -1,53 +1,81 @@
 """Reads the `config.yaml` of a run folder, which may come from anybody: plain values only, and of bounded size."""
 
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mnist_cnn.config import require_text
 from mnist_cnn.errors import ConfigError, flat, one_line
 
+_NAME = "config.yaml"
 _MAX_BYTES, _MAX_EVENTS, _MAX_DEPTH = 2**18, 20_000, 40
 
 
 def read_saved(folder: str) -> dict[str, Any]:
     """The plain values in the `config.yaml` of a run's folder; ConfigError where they can't be those of a run."""
-    file = Path(folder) / "config.yaml"
+    file, resume = Path(folder) / _NAME, f"resume={one_line(folder)}"
     try:
-        if file.exists() and not file.is_file():
+        if not stat.S_ISREG(file.lstat().st_mode):
             raise OSError(0, "it is no ordinary file")  # reading a pipe would wait for ever
         with file.open("rb") as stream:
             text = stream.read(_MAX_BYTES + 1).decode()
     except OSError as error:
-        raise ConfigError(f"resume={folder}: not a run folder ({file}: {error.strerror}).") from error
+        raise ConfigError(f"{resume}: not a run folder ({_NAME}: {error.strerror}).") from error
     except ValueError as error:
-        raise ConfigError(f"resume={folder}: {file} is damaged: it is not text.") from error
+        raise ConfigError(f"{resume}: its {_NAME} is damaged: it is not text.") from error
     try:
         values = _plain_yaml(text)
     except Exception as error:  # PyYAML raises nearly anything for values that are none
         why = one_line(flat(error), 200)
-        raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: {why}.") from error
+        raise ConfigError(f"{resume}: its {_NAME} is damaged or not that of a run: {why}.") from error
     groups = ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger")
     if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in groups):
-        raise ConfigError(f"resume={folder}: {file} is damaged or not that of a run: it has no {', '.join(groups)}.")
+        raise ConfigError(f"{resume}: its {_NAME} is damaged or not that of a run: it has no {', '.join(groups)}.")
     return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups)}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what `yaml.safe_dump` writes, and nothing else that YAML knows: no dates, no base 60, no merged keys."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML has it so
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A dictionary; ValueError for a key that is twice there."""
+        pairs: list[tuple[Any, Any]] = self.construct_pairs(node, deep)
+        keys = [str(key) for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            raise ValueError(f"{max(keys, key=keys.count)!r} is there twice")
+        return dict(pairs)
+
+
+for _name, _form in {
+    "null": r"~|null|",
+    "bool": r"true|false",
+    "int": r"[-+]?(0|[1-9][0-9]{0,39})",
+    "float": r"[-+]?[0-9]{1,40}\.[0-9]{0,40}(e[-+][0-9]{1,3})?|-?\.inf|\.nan",
+}.items():
+    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(rf"(?:{_form})\Z"), None)
 
 
 def _plain_yaml(text: str) -> Any:
     if len(text) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
     depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+    for number, event in enumerate(yaml.parse(text, Loader=_PlainLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
             raise ValueError("it has aliases")
+        if getattr(event, "tag", None) is not None:
+            raise ValueError("it has tags")
         if number > _MAX_EVENTS or depth > _MAX_DEPTH:
             raise ValueError("it has more values, or deeper ones, than any run")
-    values = yaml.safe_load(text)
+    values = yaml.load(text, Loader=_PlainLoader)
     for path, value in leaves(values):
-        if not isinstance(value, str | int | float | None):
-            raise ValueError(f"{path} is a {type(value).__name__}")
+        require_text(path, value)
     return values
 
 
@@ -57,10 +85,11 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         inner = list(value.items())
     elif isinstance(value, list):
-        inner = list(enumerate(value))
+        inner = [(str(index), item) for index, item in enumerate(value)]
     else:
         yield path, value
     for key, item in inner:
-        if not isinstance(key, str | int) or "." in str(key):
+        if not isinstance(key, str) or "." in key:
             raise ValueError(f"{key!r} is no key")
-        yield from leaves(item, f"{path}.{key}" if path else str(key))
+        require_text("a key", key)
+        yield from leaves(item, f"{path}.{key}" if path else key)

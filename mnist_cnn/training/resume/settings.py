@@ -59,9 +59,9 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     folder = str(composed.resume)
     if "run_dir" in keys:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
+    now = to_config(composed).to_dict()
     saved = read_saved(folder)
     _check_files(Path(folder))  # after it is known to be a run's: any other folder may be endless
-    now = to_config(composed).to_dict()
     for key in keys:
         _change(saved, now, key, folder)
     for key in _OF_THIS_MACHINE:
@@ -81,7 +81,8 @@ def _check_files(folder: Path) -> None:
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise ConfigError(f"resume={folder}: {path} is a link, or no ordinary file; a run folder has none.")
+                shown = one_line(str(path.relative_to(folder)))
+                raise ConfigError(f"resume={folder}: {shown} is a link, or no ordinary file; a run folder has none.")
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -> None:

@@ -1,0 +1,61 @@
+"""A sweep (`-m`): the folder of its runs, and the account of those that failed."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from mnist_cnn.errors import UserError, flat, one_line
+
+
+class Sweep:
+    """What a sweep has come to, as far as this process knows: some launchers run its members in others.
+
+    `conf/config.yaml` asks for the folder as `${sweep_dir:…}`.
+    """
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._made: list[Path] = []  # the folder, and those above it that are made with it
+        self._failures: list[str] = []
+        # Cached with the configuration: members in other processes find the folder that was chosen first.
+        OmegaConf.register_new_resolver("sweep_dir", self._choose, use_cache=True, replace=True)
+
+    def __reduce__(self) -> tuple[type["Sweep"], tuple[()]]:
+        return Sweep, ()  # a member's process keeps an account of its own
+
+    def _choose(self, run_dir: str | None) -> str:
+        self._folder = Path(run_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_sweep")
+        with suppress(OSError):  # a name that is too long, which is told when the folder is made
+            self._made = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
+        return str(self._folder)
+
+    def failed(self, number: int, settings: Sequence[str], error: Exception) -> str:
+        """Record that a member failed; returns the line that says so."""
+        varied = ", ".join(setting for setting in settings if setting not in sys.argv)
+        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {flat(error)}"
+        line = f"run {number} ({one_line(varied, 200)}): {one_line(why, 400)}" if varied else f"run {number}: {why}"
+        self._failures.append(line)
+        return line
+
+    def account(self) -> str:
+        """Every failed member in a line of its own; empty if none has failed."""
+        count = len(self._failures)
+        head = "1 run of the sweep failed:" if count == 1 else f"{count} runs of the sweep failed:"
+        return "\n".join([head, *(f"  {line}" for line in self._failures)]) if count else ""
+
+    def discard_if_empty(self) -> bool:
+        """Remove the sweep's folder if no run has left anything there; whether that was so."""
+        record = "multirun.yaml"  # Hydra writes it before it knows whether any run can start
+        if self._folder is None or not self._made or not self._folder.is_dir():
+            return False
+        if any(path.name != record for path in self._folder.iterdir()):
+            return False
+        (self._folder / record).unlink(missing_ok=True)
+        with suppress(OSError):  # other runs may have a folder beside it
+            for folder in self._made:
+                folder.rmdir()
+        return True
