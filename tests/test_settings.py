@@ -55,6 +55,8 @@ ODD: list[tuple[str, str]] = [
     ("model.layers=null", "model.layers=null: "),
     (f"run_dir={LONG}", "File name too long"),
     (f"data.mirror={LONG}", "File name too long"),
+    (f"data.root={LONG}", "File name too long"),
+    (f"run_dir={'a/' * 2000}", "File name too long"),
     (f"resume={LONG}", "File name too long"),
     *((f"{key}=a\0b", f"{key}=a\\x00b: it must be UTF-8 text") for key in ("run_dir", "resume", "model.init_from")),
     *((f"{key}='a\0b'", "it must be UTF-8 text") for key in ("data.root", "data.mirror", "model.name")),

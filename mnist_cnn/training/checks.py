@@ -1,5 +1,6 @@
 """What is checked before a run makes or fetches anything."""
 
+import errno
 import inspect
 import logging
 import math
@@ -8,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -39,11 +41,14 @@ _LOWEST = {"accumulate_grad_batches": 1, "num_nodes": 1}
 def check_settings(config: Config) -> None:
     """Raise ConfigError for an unknown data set, an invalid mirror, or a class or a Trainer argument that is wrong."""
     require_one_of("data.name", config.data.name, "auto", *SOURCES)
+    for key, path in (
+        ("data.root", config.data.root),
+        ("data.mirror", config.data.mirror),
+        ("run_dir", config.run_dir),
+    ):
+        _check_length(key, path or "")
     if config.data.mirror:
-        try:
-            mirror_address(config.data.mirror, "data.mirror=")
-        except OSError as error:  # such as a name that is too long
-            raise ConfigError(f"{written('data.mirror', config.data.mirror)}: {error.strerror}.") from error
+        mirror_address(config.data.mirror, "data.mirror=")
     callbacks = _classes(config.callbacks, "callbacks", Callback)
     _classes(config.logger, "logger", Logger)  # type: ignore[type-abstract]  # only subclasses are made
     if sum(issubclass(callback, BestAndLast) for callback in callbacks.values()) != 1:
@@ -92,6 +97,16 @@ def check_machine(config: Config) -> None:
         )
     _try_trainer(config.trainer)
     check_run_dir(config)
+
+
+def _check_length(key: str, path: str) -> None:
+    """Raise ConfigError for a path that the file system takes for too long, or whose folders are beyond counting."""
+    try:
+        if len(path) > 1000:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        Path(path).exists()
+    except OSError as error:
+        raise ConfigError(f"{written(key, path)}: {error.strerror}.") from error
 
 
 def _try_trainer(config: TrainerConfig) -> None:
