@@ -14,13 +14,14 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,33 +46,64 @@ CASES: dict[str, Sequence[str]] = {
                       OFTEN),
 }  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# What a forked process finds imported.
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["mnist_cnn.training.trainer", "mnist_cnn.training.results", "mnist_cnn.hydra_cli"])
 MOST_KILLS = 3  # in one trial
 AIMED = 1 / 3  # of the kills: while a file is being written
 
 
-def run(*arguments: str) -> subprocess.Popen[str]:
-    """`python train.py`, in a process group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # rounding depends on the number of threads
-    return subprocess.Popen(
-        [sys.executable, str(TRAIN), *arguments],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+class Run:
+    """`python train.py` in a process of its own, which leads a process group.
+
+    It is forked from a process that has imported the packages already, unless it starts further ones itself: what is
+    killed here is the training, not Python's start.
+    """
+
+    def __init__(self, arguments: Sequence[str], errors: Path) -> None:
+        self.errors = errors
+        self.process = CONTEXT.Process(target=_train, args=(arguments, errors))
+        self.process.start()
+
+    def wait(self) -> int:
+        self.process.join()
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    def kill(self, folder: Path, seconds: float, number: int, aimed: bool) -> bool:
+        """Kill it after so many seconds, or, if aimed, when it writes a file after that; False if it had ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.is_alive():
+            if time.monotonic() >= deadline and (not aimed or any(folder.rglob(".*.part"))):
+                with suppress(ProcessLookupError):
+                    os.kill(self.process.pid or 0, number)
+                    if number == signal.SIGKILL:
+                        os.killpg(self.process.pid or 0, number)  # the other process of the run as well
+                self.wait()
+                return True
+            time.sleep(0 if aimed else 0.005)
+        return False
 
 
-def kill(process: subprocess.Popen[str], folder: Path, seconds: float, number: int, aimed: bool) -> bool:
-    """Kill a run after so many seconds, or, if aimed, when it writes a file after that; False if it had ended."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None:
-        if time.monotonic() >= deadline and (not aimed or any(folder.rglob(".*.part"))):
-            process.send_signal(number)
-            if number == signal.SIGKILL:
-                os.killpg(process.pid, number)  # the other process of the run as well
-            process.communicate()
-            return True
-        time.sleep(0 if aimed else 0.005)
-    process.communicate()
-    return False
+def _train(arguments: Sequence[str], errors: Path) -> None:
+    os.setsid()
+    with errors.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = [str(TRAIN), *arguments]
+    if "trainer=ddp" in arguments or _is_of_two_processes(arguments):
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    sys.path.insert(0, str(TRAIN.parent))
+    from mnist_cnn.hydra_cli import run_hydra
+    from train import train
+
+    sys.exit(run_hydra(train, TRAIN.parent / "conf"))
+
+
+def _is_of_two_processes(arguments: Sequence[str]) -> bool:
+    config = Path(arguments[0].removeprefix("resume="), "config.yaml")
+    return config.exists() and "strategy: ddp" in config.read_text()
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -104,21 +136,19 @@ def trial(
 ) -> tuple[str, list[str]]:
     """How one run that is killed ends, and by what and where it was killed."""
     killed: list[str] = []
-    arguments = (*COMMON, *CASES[case], f"run_dir={folder}")
+    arguments = [*COMMON, *CASES[case], f"run_dir={folder}"]
     while True:
-        process = run(*arguments)
+        process = Run(arguments, folder.with_suffix(".err"))
         number, aimed = chance.choice(SIGNALS), chance.random() < AIMED
-        if len(killed) < MOST_KILLS and kill(process, folder, chance.uniform(0, seconds), number, aimed):
-            killed.append(f"{signal.Signals(number).name}{' (writing)' if aimed else ''}")
-        else:
-            _, said = process.communicate() if process.stderr and not process.stderr.closed else ("", "")
-            if process.returncode != 0:
-                return f"exit status {process.returncode}: {said.strip().splitlines()[-1:]}", killed
+        if len(killed) == MOST_KILLS or not process.kill(folder, chance.uniform(0, seconds), number, aimed):
             break
+        killed.append(f"{signal.Signals(number).name}{' (writing)' if aimed else ''}")
         if (folder / "config.yaml").exists():
-            arguments = (f"resume={folder}",)
+            arguments = [f"resume={folder}"]
         elif folder.exists():
             shutil.rmtree(folder)  # killed before it was a run
+    if status := process.wait():
+        return f"exit status {status}: {process.errors.read_text().strip().splitlines()[-1:]}", killed
     differing = [key for key, value in outcome(folder).items() if not same(value, whole[key])]
     return (f"differs in {', '.join(differing)}" if differing else "identical"), killed
 
@@ -131,16 +161,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time (2)")
     parser.add_argument("--case", choices=tuple(CASES), help="one kind of run only")
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # rounding depends on the number of threads
     cases = [options.case] if options.case else list(CASES)
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         root = Path(temporary)
         whole, seconds = {}, {}
         for number, case in enumerate(cases):
             start = time.monotonic()
-            process = run(*COMMON, *CASES[case], f"run_dir={root / f'whole-{number}'}")
-            _, said = process.communicate()
-            assert process.returncode == 0, said
-            whole[case], seconds[case] = outcome(root / f"whole-{number}"), time.monotonic() - start
+            folder = root / f"whole-{number}"
+            process = Run([*COMMON, *CASES[case], f"run_dir={folder}"], folder.with_suffix(".err"))
+            assert process.wait() == 0, process.errors.read_text()
+            whole[case], seconds[case] = outcome(folder), time.monotonic() - start
 
         def one(number: int) -> tuple[str, str, list[str]]:
             case, folder = cases[number % len(cases)], root / f"run-{number}"

@@ -135,6 +135,12 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _signals_as_in_a_terminal() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and so does one under nohup
+
+
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
     torch.manual_seed(0)
