@@ -64,16 +64,13 @@ class Diagnosis:
 
 def examine(data_root: Path) -> Diagnosis:
     """Ask everything, in little more than the time of importing torch and Lightning; nothing is fetched or written."""
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", UserWarning)  # torch warns of a driver that is too old, for example
-        packages, usable, problems = _packages()
-        subjects = {"system": _ask(_system), "packages": packages}
-        if "torch" in usable:
-            subjects |= {"torch": _ask(_torch), "devices": _ask(_devices)}
-        subjects |= {"environment": _ask(_environment), "memory and disk": _ask(lambda: _memory_and_disk(data_root))}
-        if {"numpy", "tqdm", "torchvision"} <= usable:
-            subjects["data sets"] = _ask(lambda: _data_sets(data_root))
-    problems += [_public(warning.message) for warning in warned if issubclass(warning.category, UserWarning)]
+    packages, usable, problems = _packages()
+    subjects = {"system": _ask(_system), "packages": packages}
+    if "torch" in usable:
+        subjects |= {"torch": _ask(_torch), "devices": _ask(_devices)}
+    subjects |= {"environment": _ask(_environment), "memory and disk": _ask(lambda: _memory_and_disk(data_root))}
+    if {"numpy", "tqdm", "torchvision"} <= usable:
+        subjects["data sets"] = _ask(lambda: _data_sets(data_root))
     return Diagnosis(subjects, problems)
 
 
@@ -165,7 +162,9 @@ def _devices() -> Facts:
 
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.10
     driver = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", _read("/proc/driver/nvidia/version"))
-    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    with warnings.catch_warnings(record=True) as warned:  # of a driver that is too old, for example
+        warnings.simplefilter("always")
+        cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     facts: Facts = {
         "CPU": torch.backends.cpu.get_cpu_capability(),
         "CPU capabilities": " ".join(name for name in _CPU_CAPABILITIES if known.get(name)) or "unknown",
@@ -173,6 +172,7 @@ def _devices() -> Facts:
         "MPS": torch.backends.mps.is_available(),
         "NVIDIA driver": driver[1] if driver else "none",
         "CUDA devices": cards,
+        **{f"CUDA warning {number}": _public(warning.message) for number, warning in enumerate(warned, 1)},
     }
     for index in range(cards):
         card = torch.cuda.get_device_properties(index)
