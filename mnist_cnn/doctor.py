@@ -160,7 +160,7 @@ def _devices() -> Facts:
 
     from mnist_cnn.machine import has_fast_bfloat16
 
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.10
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # torch 2.10 has none
     driver = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)", _read("/proc/driver/nvidia/version"))
     with warnings.catch_warnings(record=True) as warned:  # of a driver that is too old, for example
         warnings.simplefilter("always")
