@@ -40,7 +40,7 @@ _STAND_ON_TORCH = ("torchvision", "torchmetrics", "lightning")
 _MALICIOUS = {("lightning", "2.6.2"), ("lightning", "2.6.3")}
 _CPU_CAPABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16")
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-_ALLOCATOR = re.compile(r"lib(?:jemalloc|tcmalloc|mimalloc|snmalloc|hoard)[\w.-]*")
+_ALLOCATOR = r"lib(?:jemalloc|tcmalloc|mimalloc|snmalloc|hoard)[\w.-]*"
 # Reading EMNIST takes longer than everything else together, so data sets are verified while there is time.
 _SECONDS_TO_VERIFY, _BYTES_TO_VERIFY = 1.5, 100e6
 
@@ -83,8 +83,9 @@ def _ask(question: Callable[[], Facts]) -> Facts:
 
 def _packages() -> tuple[Facts, set[str], list[str]]:
     """The version of each package, the names of those that can be imported, and what is wrong with the others."""
-    versions, usable, problems = dict[str, str | int | bool](), set[str](), list[str]()
     bounds = _bounds()
+    versions, usable = dict[str, str | int | bool](), set[str]()
+    problems = [] if bounds else ["mnist-cnn or packaging is not installed: pip install -e ."]
     for name, module in _PACKAGES.items():
         try:
             version = metadata.version(name)
@@ -109,11 +110,11 @@ def _packages() -> tuple[Facts, set[str], list[str]]:
 
 
 def _bounds() -> "dict[str, SpecifierSet]":
-    """The versions of each package that this one needs; empty where it runs from its source without being installed."""
+    """The versions of each package that this one needs; empty where that is not known."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement
 
-        needed = [Requirement(line) for line in metadata.requires("mnist-cnn") or []]
+        needed = map(Requirement, metadata.requires("mnist-cnn") or [])
         return {one.name.lower(): one.specifier for one in needed if one.marker is None}
     return {}
 
@@ -188,7 +189,7 @@ def _environment() -> Facts:
     preloaded = os.environ.get("LD_PRELOAD")
     return {
         **{name: value(name) for name in _THREAD_SETTINGS},
-        "LD_PRELOAD": " ".join(_ALLOCATOR.findall(preloaded)) or "another library" if preloaded else "not set",
+        "LD_PRELOAD": " ".join(re.findall(_ALLOCATOR, preloaded)) or "another library" if preloaded else "not set",
         "mallopt": "available" if os.name == "posix" and hasattr(ctypes.CDLL(None), "mallopt") else "not available",
         "MNIST_MIRROR": "set" if os.environ.get("MNIST_MIRROR") else "not set",
     }

@@ -127,6 +127,14 @@ def test_a_needed_package_that_is_not_installed_is_a_problem(installed: Any, mon
     assert diagnosis.subjects["packages"]["optional-thing"] == "not installed"
 
 
+def test_without_an_installation_versions_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requires(name: str) -> list[str]:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    assert doctor.examine(Path("data")).problems == ["mnist-cnn or packaging is not installed: pip install -e ."]
+
+
 def test_the_malicious_lightning_is_named_and_not_imported(installed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     imported: list[str] = []
     monkeypatch.setattr(doctor, "import_module", imported.append)
