@@ -18,7 +18,8 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.data import datasets
     from mnist_cnn.data.datamodule import MNISTDataModule
     from mnist_cnn.network import build_network
-    from mnist_cnn.run_folder import is_first_process, make_run_dir
+    from mnist_cnn.run_folder import is_first_process, open_run_dir
+    from mnist_cnn.training.callbacks import StopRequest
     from mnist_cnn.training.checks import check_machine, check_settings
     from mnist_cnn.training.optimizers import check_optimizer
     from mnist_cnn.training.pretrained import load_pretrained, with_network_of
@@ -28,7 +29,7 @@ def train(composed: DictConfig) -> float | None:
     check_settings(config)
     check_machine(config)
     seed_everything(config.seed, verbose=False)
-    pretrained = load_pretrained(config)  # of model.init_from, or of the run that is resumed
+    pretrained, stopped_at = load_pretrained(config)  # of model.init_from, or of the run that is resumed
     config = with_network_of(config, pretrained)
     if pretrained:
         network = pretrained.network
@@ -41,18 +42,18 @@ def train(composed: DictConfig) -> float | None:
         print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
     preprocessing = pretrained.preprocessing if pretrained else None
-    dataset = pretrained.dataset if pretrained and config.resume else None  # what data=auto was before
+    dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
     data = MNISTDataModule(config.data, config.seed, preprocessing, dataset)
     data.prepare_data()
     data.setup()
 
-    run_dir = make_run_dir(config, data.dataset_name)
-    trainer = build_trainer(config, run_dir)
-    module = build_classifier(config, network, data, trainer, pretrained)
-    fit(trainer, module, data, config)
-    results = evaluate_and_report(trainer, data, run_dir)
+    with open_run_dir(config, data.dataset_name) as run_dir:
+        trainer = build_trainer(config, run_dir)
+        module = build_classifier(config, network, data, trainer, pretrained)
+        fit(trainer, module, data, config, stopped_at)
+        results = evaluate_and_report(trainer, data, run_dir)
     if trainer.interrupted:
-        raise KeyboardInterrupt  # ends a sweep too
+        StopRequest.of(trainer).obey()
     return results["val/accuracy"] if results else None
 
 

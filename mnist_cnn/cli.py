@@ -4,14 +4,16 @@ Each command imports what it needs when it runs, so that `--help` answers at onc
 """
 
 import argparse
-import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.errors import ConfigError, DataError, UserError
+from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
+from mnist_cnn.terminal import allow_any_text, failed, print_json, run_command
 
 try:
     from mnist_cnn.data.sources import SOURCES
@@ -37,23 +39,20 @@ mnist-cnn COMMAND --help describes the options of a command.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 failed, 2 wrong usage."""
+    allow_any_text()
     options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the program that reads our output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status
+    return run_command(lambda: int(options.run(options)))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its errors quote arguments, which may hold anything."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message, 1000))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mnist-cnn",
         usage="mnist-cnn [-h] [--version] COMMAND ...",
         description="Use networks that were trained with train.py.",
@@ -160,8 +159,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from mnist_cnn.inference import checkpoint
     from mnist_cnn.inference.evaluate import evaluate, images_for
 
-    file = checkpoint.find(options.checkpoint)
-    trained = checkpoint.load(file)
+    file, trained = checkpoint.load_kept(options.checkpoint)
     name = options.data or trained.dataset
     try:
         images = images_for(trained, options.split, name, options.data_root, _mirror(options.mirror, name))
@@ -171,9 +169,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise DataError(f"{error}\n  - {way_out}") from None
     result = evaluate(trained, images, name, options.split)
     if options.json:
-        print(json.dumps({"checkpoint": str(file), "model": trained.model, **result.to_dict()}))
+        print_json({"checkpoint": unicode_text(file), "model": trained.model, **result.to_dict()})
     else:
-        print(f"{trained.model}, {trained.provenance}, from {file}\n{result.summary()}")
+        print(f"{trained.model}, {trained.provenance}, from {one_line(file)}\n{result.summary()}")
     return 0
 
 
@@ -192,24 +190,26 @@ def _predict(options: argparse.Namespace) -> int:
     from mnist_cnn.inference.predict import predict
 
     first, *others = options.paths
+    if not all(options.paths):
+        raise ConfigError("the name of a picture is empty.")
     if first.endswith(".ckpt") or (Path(first) / "checkpoints").is_dir():
-        file = checkpoint.find(first)
         if not others:
-            raise ConfigError(f"no picture given: mnist-cnn predict {first} PICTURE")
+            raise ConfigError(f"no picture given: mnist-cnn predict {one_line(first)} PICTURE")
+        _, trained = checkpoint.load_kept(first)
     else:
-        file, others = checkpoint.newest(Path("runs")), options.paths
-        print(f"using {file}", file=sys.stderr)
-    trained = checkpoint.load(file)
-    failed = False
+        others = options.paths
+        file, trained = checkpoint.load_kept(checkpoint.newest(Path("runs")))
+        print(f"using {one_line(file)}", file=sys.stderr)
+    any_failed = False
     for prediction in predict(trained, [Path(path) for path in others]):
-        failed |= prediction.error is not None
+        any_failed |= prediction.error is not None
         if options.json:
-            print(json.dumps(prediction.to_dict()), flush=True)
+            print_json(prediction.to_dict())
         elif prediction.error is None:
             print(prediction.summary(), flush=True)
         else:
-            print(f"error: {prediction.error}", file=sys.stderr)
-    return 1 if failed else 0
+            failed(prediction.error)
+    return 1 if any_failed else 0
 
 
 def _import_keras(options: argparse.Namespace) -> int:
@@ -228,9 +228,9 @@ def _import_keras(options: argparse.Namespace) -> int:
     imported = import_model(options.file, options.architecture, options.input_scale, images)
     checkpoint.save(output, imported.trained)
     if options.json:
-        print(json.dumps({"checkpoint": str(output), "guessed_on": guessed_on, **imported.to_dict()}))
+        print_json({"checkpoint": unicode_text(output), "guessed_on": guessed_on, **imported.to_dict()})
     else:
-        print(f"{imported.summary(guessed_on)}\nwritten to {output}")
+        print(f"{imported.summary(guessed_on)}\nwritten to {one_line(output)}")
     return 0
 
 
@@ -238,18 +238,19 @@ def _export(options: argparse.Namespace) -> int:
     from mnist_cnn.inference import checkpoint
     from mnist_cnn.keras.export import export_keras, input_shape
 
-    file = checkpoint.find(options.checkpoint)
-    trained = checkpoint.load(file)
-    output = options.output or Path(f"{trained.model}.keras")
+    file, trained = checkpoint.load_kept(options.checkpoint)
+    # A model's name may have a slash in it, and would name another folder.
+    output = options.output or Path(re.sub(r"[^\w.-]+", "_", f"{trained.model}.keras"))
     if output.suffix != ".keras":
         raise ConfigError(f"-o {output}: Keras requires a name that ends in .keras")
     export_keras(trained, output)
     shape, scaling = [None, *input_shape(trained)], trained.preprocessing.formula()
     if options.json:
-        print(json.dumps({"checkpoint": str(file), "file": str(output), "input_shape": shape, "input_scale": scaling}))
+        paths = {"checkpoint": unicode_text(file), "file": unicode_text(output)}
+        print_json({**paths, "input_shape": shape, "input_scale": scaling})
     else:
         print(f"{trained.model}, {trained.provenance}\ntakes images of shape {tuple(shape)}, scaled by {scaling}")
-        print(f"written to {output}")
+        print(f"written to {one_line(output)}")
     return 0
 
 
@@ -257,5 +258,8 @@ def _doctor(options: argparse.Namespace) -> int:
     from mnist_cnn.doctor import examine
 
     diagnosis = examine(options.data_root)
-    print(json.dumps(diagnosis.to_dict()) if options.json else diagnosis.summary())
+    if options.json:
+        print_json(diagnosis.to_dict())
+    else:
+        print(diagnosis.summary())
     return 1 if diagnosis.problems else 0

@@ -4,6 +4,7 @@ Any other exception is a bug in the program and keeps its traceback.
 """
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -24,7 +25,7 @@ class DataError(UserError, OSError):
 
 
 class CheckpointError(UserError, ValueError):
-    """A file that is not a checkpoint of this project, or is damaged."""
+    """A file that is not a checkpoint of this project, is damaged, or has weights that can't be used."""
 
 
 class KerasFileError(UserError, ValueError):
@@ -41,21 +42,44 @@ class OutputError(UserError, OSError):
     """A file that exists already or can't be written."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The end of a run that a signal asked for. The exit status is the shells' for that signal: 130 after Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.exit_status = 128 + number
+
+
 def flat(error: BaseException) -> str:
     """What an exception says, on one line; the name of its class if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def one_line(text: str, most: int = 300) -> str:
+def one_line(text: object, most: int = 300) -> str:
     """Make a text from elsewhere safe to print: control characters escaped, and at most `most` characters.
 
-    File names, names in files, and answers of servers are such texts; a terminal obeys the control characters in them.
+    File names, names in files, and answers of servers are such texts. A terminal obeys the control characters in them,
+    and can't show what is not Unicode, such as the bytes of a file name that is not UTF-8 (`\\udcff`).
     """
+    shown = str(text)
     line = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text[: most + 1]
+        for character in shown[: most + 1]
     )
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def printable(message: str) -> str:
+    """A message of several lines as `one_line` makes each: the last gate before a terminal."""
+    return "\n".join(one_line(line, 2000) for line in message.split("\n"))
+
+
+def unicode_text(path: object) -> str:
+    """A path as JSON may have it: what is not Unicode in it, a byte that is not UTF-8, becomes the text `\\udcff`.
+
+    JSON could hold that as an escape, which Python reads back as the same name, but other readers refuse it.
+    """
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

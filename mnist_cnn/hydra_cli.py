@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn import config
-from mnist_cnn.errors import ConfigError, UserError, did_you_mean, flat, one_line
+from mnist_cnn.errors import ConfigError, Interrupted, UserError, did_you_mean, flat, one_line
 
 # Settings whose value is a path, taken as it is written: Hydra would read `=`, `,` and quotes in it.
 PATHS = ("resume", "run_dir", "model.init_from")
@@ -64,9 +64,9 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
         if tracebacks or is_running:
             raise
         return _tell(ConfigError(one_line(flat(error), 400)))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130  # the shells' number for it
+        return getattr(stop, "exit_status", Interrupted().exit_status)
     return 0
 
 

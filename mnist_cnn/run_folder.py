@@ -5,24 +5,60 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from mnist_cnn.config import Config
-from mnist_cnn.errors import ConfigError, one_line
-from mnist_cnn.files import write_file
+from mnist_cnn.errors import ConfigError, OutputError, one_line
+from mnist_cnn.files import remove_parts, write_file
 
 
-def make_run_dir(config: Config, dataset: str) -> Path:
-    """Make the folder of this run, which no other run shares."""
+@contextmanager
+def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
+    """The folder of this run, new or resumed, which no other process may use meanwhile.
+
+    A new folder is removed again if the block ends with nothing in it to go on from. ConfigError if it can't be made,
+    OutputError if another process is training in it.
+    """
     if not is_first_process():
-        return Path(os.devnull)  # where nobody writes
-    if config.resume:
-        return Path(config.resume)
+        yield Path(os.devnull)  # where nobody writes
+        return
+    folder = Path(config.resume) if config.resume else _make_run_dir(config, dataset)
+    with _lock(folder):
+        remove_parts(folder)
+        try:
+            yield folder
+        finally:
+            if not config.resume and not any((folder / "checkpoints").glob("*.ckpt")):
+                shutil.rmtree(folder, ignore_errors=True)  # the reason for it is what the user must know
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder until the block, or this process, ends."""
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"{one_line(str(folder))}: another process is training in it; wait for it, or stop it."
+        ) from None
+    except OSError as error:
+        raise OutputError(f"{one_line(str(folder))}: can't be written to: {error.strerror or error}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make_run_dir(config: Config, dataset: str) -> Path:
     if sweeping():
         hydra = HydraConfig.get()
         varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
@@ -50,6 +86,8 @@ def record(folder: Path, config: Config) -> None:
 
     Plain values, so that a resumed run reads them back; `${run_dir}` stands for the folder, which may be moved.
     """
+    if not is_first_process():
+        return
     file = folder / "config.yaml"
     commands = [line for line in file.read_text().splitlines() if line.startswith("# ")] if file.exists() else []
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -59,10 +97,9 @@ def record(folder: Path, config: Config) -> None:
     write_file(file, "\n".join([*commands, text]).encode())
 
 
-def discard(folder: Path) -> None:
-    """Remove the folder of a run that learned nothing."""
-    if is_first_process():
-        shutil.rmtree(folder)
+def resume_command(folder: Path) -> str:
+    """What to type to continue a run."""
+    return f"python train.py resume={shlex.quote(str(folder))}"
 
 
 def is_first_process() -> bool:

@@ -94,10 +94,11 @@ def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Both have the same weights, to the bit, and the same figures."""
+    """Both have the same weights, to the bit, the same figures and the same log."""
     first, second = weights(one), weights(other)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert metrics(one) == metrics(other)
+    assert (one / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
 
 
 def run_process(*settings: str, interrupt_after: str | None = None) -> Outcome:

@@ -1,13 +1,20 @@
+import io
+import os
 import pickle
+import random
 import shutil
+import socket
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mnist_cnn.errors import CheckpointError
-from mnist_cnn.inference import checkpoint
+from mnist_cnn.errors import CheckpointError, ConfigError
+from mnist_cnn.inference import checkpoint, checkpoint_file
 from mnist_cnn.network import Network, build_network
 
 
@@ -80,6 +87,114 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, junk: bytes) -> None:
     file.write_bytes(junk)
     with pytest.raises(CheckpointError, match=r"junk\.ckpt"):
         checkpoint.load(file)
+
+
+def identical(one: Any, other: Any) -> bool:
+    """Whether two contents have the same values in the same types."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(identical(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(identical, one, other))
+    return bool(one == other)
+
+
+def test_the_content_of_a_training_checkpoint_comes_out_as_it_is(digits_run: Path, tmp_path: Path) -> None:
+    last = digits_run / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert {"optimizer_states", "loops", "callbacks"} <= set(content)
+    content["lr_schedulers"] = [OrderedDict(milestones=Counter({3: 1})), (1, 2.5, None, True, "é", 2**63)]
+    torch.save(content, tmp_path / "more.ckpt")
+    for file in (last, tmp_path / "more.ckpt"):
+        assert identical(checkpoint.read(file), torch.load(file, weights_only=True))
+
+
+def test_a_flipped_byte_in_a_weight_is_called_damaged(digits_run: Path, tmp_path: Path) -> None:
+    whole = (digits_run / "checkpoints" / "best.ckpt").read_bytes()
+    file = tmp_path / "flipped.ckpt"
+    values = torch.load(io.BytesIO(whole), weights_only=True)["state_dict"]["network.5_Dense.weight"]
+    changed = bytearray(whole)
+    changed[whole.index(values.numpy().tobytes()) + 7] ^= 1
+    file.write_bytes(changed)
+    with pytest.raises(CheckpointError, match=r"flipped\.ckpt: damaged"):
+        checkpoint.read(file)
+
+
+def test_a_file_with_any_flipped_bit_is_refused_or_holds_the_same(digits_run: Path, tmp_path: Path) -> None:
+    whole = (digits_run / "checkpoints" / "last.ckpt").read_bytes()
+    content = checkpoint.read(digits_run / "checkpoints" / "last.ckpt")
+    file, chance, refused = tmp_path / "flipped.ckpt", random.Random(0), 0
+    for _ in range(100):
+        changed = bytearray(whole)
+        changed[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        file.write_bytes(changed)
+        try:
+            assert identical(checkpoint.read(file), content)
+        except CheckpointError:
+            refused += 1
+    assert refused > 80
+
+
+def rezipped(source: Path, file: Path, compression: int, *more: tuple[str, bytes]) -> None:
+    with zipfile.ZipFile(source) as archive, zipfile.ZipFile(file, "w", compression) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+        for name, content in more:
+            other.writestr(name, content)
+
+
+def test_compressed_parts_are_refused_before_they_are_unpacked(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "zipped.ckpt"
+    rezipped(digits_run / "checkpoints" / "best.ckpt", file, zipfile.ZIP_STORED)
+    checkpoint.load(file)
+    rezipped(digits_run / "checkpoints" / "best.ckpt", file, zipfile.ZIP_DEFLATED)
+    monkeypatch.delattr(torch, "load")
+    with pytest.raises(CheckpointError, match="its parts are compressed"):
+        checkpoint.load(file)
+
+
+def test_two_parts_of_one_name_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "twice.ckpt"
+    rezipped(digits_run / "checkpoints" / "best.ckpt", file, zipfile.ZIP_STORED, ("ARCHIVE/data/0", b"other weights"))
+    with pytest.raises(CheckpointError, match="same name"):
+        checkpoint.load(file)
+
+
+def test_torch_reads_no_other_parts_than_were_verified(digits_run: Path, tmp_path: Path) -> None:
+    # Python's reader of zip files allows for bytes in front of an archive, and torch's does not.
+    file = tmp_path / "front.ckpt"
+    file.write_bytes(b"x" * 1000 + (digits_run / "checkpoints" / "best.ckpt").read_bytes())
+    best = checkpoint.read(digits_run / "checkpoints" / "best.ckpt")
+    assert identical(checkpoint.read(file)["state_dict"], best["state_dict"])
+
+
+def test_an_archive_of_very_many_parts_is_refused_before_its_directory_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "many.ckpt"
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(checkpoint_file.MAX_MEMBERS + 1):
+            archive.writestr(f"archive/{number}", b"")
+    with pytest.raises(CheckpointError, match="more parts than any network"):
+        checkpoint.load(file)
+
+
+def test_what_is_not_a_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    os.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.ckpt")
+        for name in ("pipe.ckpt", "socket.ckpt"):
+            with pytest.raises(CheckpointError, match=rf"^{name}: "):
+                checkpoint.load(name)
+    for file in (Path("/dev/zero"), tmp_path):
+        with pytest.raises(CheckpointError, match="not a file"):
+            checkpoint.read(file)
+    with pytest.raises(CheckpointError, match="can have this name"):
+        checkpoint.load("a\0b")
 
 
 class Evil:
@@ -160,3 +275,179 @@ def test_a_network_larger_than_the_file_allocates_no_memory(
 def test_layers_cannot_name_code(content: dict[str, Any], tmp_path: Path) -> None:
     content[checkpoint.METADATA_KEY]["layers"][0] = {"os.system": {"command": "true"}}
     assert "no layer is called os.system" in refused(content, tmp_path)
+
+
+class Calls:
+    """Is unpickled by calling a function."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+def nested(levels: int) -> list[Any]:
+    value: list[Any] = ["x"]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def endless() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (Calls(bytearray, 10**12), "pickled Python objects"),
+        (b"bytes", "pickled Python objects"),
+        (torch.zeros(2, device="meta"), "pickled Python objects"),
+        (torch.eye(2).to_sparse(), "pickled Python objects"),
+        (torch.float32, "pickled Python objects"),
+        (torch.zeros(1).expand(10**9), "claim more values"),
+        ([torch.zeros(1000)] * 1000, "claim more values"),
+        (nested(30), "nested without end"),
+        (endless(), "nested without end"),
+    ],
+)
+def test_other_values_and_endless_ones_are_refused(
+    content: dict[str, Any], tmp_path: Path, extra: Any, says: str
+) -> None:
+    assert says in refused({**content, "extra": extra}, tmp_path)
+
+
+def test_a_dictionary_with_methods_of_its_own_is_refused(content: dict[str, Any], tmp_path: Path) -> None:
+    content["state_dict"].items = OrderedDict  # an empty list of weights, when it is called
+    assert "not a plain value" in refused(content, tmp_path)
+
+
+DIGITS = list("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (1, 2),
+        ("format", torch.zeros(2)),
+        ("model", "\x1b[31mred"),
+        ("model", "a\u202eb"),
+        ("model", "a" * 10_000),
+        ("dataset", "auto"),
+        ("layers", "x"),
+        ("layers", [{1: {2: 3}}]),
+        ("layers", [[["x"]]]),
+        ("layers", [torch.zeros(2)]),
+        ("input_shape", [1, float("inf"), 28]),
+        ("input_shape", [1, 10**9, 10**9]),
+        ("input_shape", [2**14, 2**14, 2**14]),
+        ("input_shape", [28, 28]),
+        ("preprocessing", {"mean": [0.0] * 3, "std": [1.0] * 3}),
+        ("preprocessing", {"mean": [float("nan")], "std": [1.0]}),
+        ("preprocessing", {"mean": [10**400], "std": [1.0]}),
+        ("preprocessing", {"mean": [0.0], "std": [1.0], "scale": float("inf")}),
+        ("preprocessing", {"mean": [0.0], "std": [1.0], "size": [32, 32]}),
+        ("classes", ["a"]),
+        ("classes", ["a"] * 10),
+        ("classes", ["\x1b[1m", *DIGITS[1:]]),
+        ("classes", ["", *DIGITS[1:]]),
+        ("classes", list(range(10))),
+        ("split", {"val_fraction": 2.0, "method": "last", "seed": 0}),
+        ("split", {"val_fraction": float("nan"), "method": "last", "seed": 0}),
+        ("split", {"val_fraction": 0.1, "method": "first", "seed": 0}),
+        ("split", {"method": "last"}),
+        ("training", [1]),
+        ("training", {1: 2}),
+        ("training", {"seed": torch.zeros(2)}),
+        ("training", {"keras": {"file": "\x1b", "version": "3"}}),
+        ("training", {"keras": {"input_shape": [0.5]}}),
+        ("versions", {"torch": "2\n3"}),
+    ],
+)
+def test_metadata_that_no_checkpoint_has_is_refused_in_a_line(
+    content: dict[str, Any], tmp_path: Path, key: Any, value: Any
+) -> None:
+    content[checkpoint.METADATA_KEY][key] = value
+    message = refused(content, tmp_path)
+    assert message.isprintable()
+    assert len(message) < 700
+
+
+@pytest.mark.parametrize("epoch", [float("inf"), float("nan"), True, "3", -2, 10**300, None])
+def test_an_epoch_that_is_no_number_is_refused(content: dict[str, Any], tmp_path: Path, epoch: Any) -> None:
+    assert "`$.epoch`" in refused({**content, "epoch": epoch}, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.int32])
+@pytest.mark.parametrize("keys", [slice(None), slice(1)])
+def test_weights_of_another_type_are_named(
+    content: dict[str, Any], tmp_path: Path, dtype: torch.dtype, keys: slice
+) -> None:
+    for key in list(content["state_dict"])[keys]:
+        content["state_dict"][key] = content["state_dict"][key].to(dtype)
+    assert f"its network.0_Conv2D.weight is {dtype}, not torch.float32" in refused(content, tmp_path)
+
+
+@pytest.mark.parametrize(("bad", "name"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+def test_weights_of_a_diverged_run_are_refused(content: dict[str, Any], tmp_path: Path, bad: float, name: str) -> None:
+    content["state_dict"]["network.5_Dense.bias"][3] = bad
+    message = refused(content, tmp_path)
+    assert f"its weights are not finite ({name} in network.5_Dense.bias): the run that made it diverged" in message
+
+
+def test_a_network_is_not_described_in_words_that_would_be_refused(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+
+    def described(model: str, classes: tuple[str, ...]) -> dict[str, Any]:
+        known: dict[str, Any] = {"dataset": "digits", "split": {}, "training": {}}
+        return checkpoint.describe(trained.network, trained.preprocessing, model=model, classes=classes, **known)
+
+    assert described("a\x1bb" * 100, trained.classes)["model"].startswith("a\\x1bb")
+    with pytest.raises(ConfigError, match="two classes have the same name"):
+        described("tiny", ("0",) * 10)
+
+
+@pytest.fixture
+def run(digits_run: Path, tmp_path: Path) -> Path:
+    """A copy of a run, to be damaged."""
+    return Path(shutil.copytree(digits_run, tmp_path / "runs" / "mine"))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def test_the_last_epoch_replaces_a_damaged_best_one_with_a_warning(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    assert checkpoint.load_kept(run)[0] == best
+    assert capsys.readouterr().err == ""
+    cut(best)
+    file, trained = checkpoint.load_kept(run)
+    assert file == last
+    assert trained.epoch == 3
+    warning = f"warning: {best}: not a checkpoint, or truncated. Using the last epoch instead: {last}\n"
+    assert capsys.readouterr().err == warning
+    cut(last)
+    with pytest.raises(CheckpointError) as both:
+        checkpoint.load_kept(run)
+    assert str(best) in str(both.value)
+    assert str(last) in str(both.value)
+
+
+def test_the_newest_run_may_have_only_a_last_checkpoint_or_a_damaged_best_one(run: Path) -> None:
+    older = run.parent / "older" / "checkpoints"
+    older.mkdir(parents=True)
+    (older / "last.ckpt").write_text("")
+    os.utime(older / "last.ckpt", (1, 1))
+    (older / "best.ckpt").symlink_to("nowhere")
+    cut(run / "checkpoints" / "best.ckpt")
+    assert checkpoint.newest(run.parent) == run
+    (run / "checkpoints" / "best.ckpt").unlink()
+    assert checkpoint.newest(run.parent) == run
+    shutil.rmtree(run)
+    assert checkpoint.newest(run.parent) == older.parent

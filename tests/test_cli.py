@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -6,8 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mnist_cnn.cli import main
+from mnist_cnn.errors import DataError
+from mnist_cnn.inference import checkpoint
 from tests.conftest import FakeMnist
 
 
@@ -131,3 +135,114 @@ def test_ctrl_c_prints_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr("mnist_cnn.cli._evaluate", interrupted)
     assert run(capsys, "evaluate", "x") == (130, "", "interrupted\n")
+
+
+def test_the_checkpoint_in_the_json_is_the_one_that_was_used(
+    digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(digits_run, tmp_path / "copy"))
+    _, best, _ = run(capsys, "evaluate", str(copy), "--json")
+    assert json.loads(best)["checkpoint"] == str(copy / "checkpoints" / "best.ckpt")
+    (copy / "checkpoints" / "best.ckpt").write_bytes(b"")
+    status, out, err = run(capsys, "evaluate", str(copy), "--json")
+    assert status == 0
+    assert json.loads(out)["checkpoint"] == str(copy / "checkpoints" / "last.ckpt")
+    assert err.startswith("warning: ")
+    assert err.count("\n") == 1
+
+
+def test_a_network_whose_outputs_overflow_gets_an_error_and_no_json(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    for weight in content["state_dict"].values():
+        weight.fill_(3e38)
+    torch.save(content, "large.ckpt")
+    for how in ("--json", "--split=val"):
+        assert run(capsys, "evaluate", "large.ckpt", how)[:2] == (1, "")
+
+
+@pytest.fixture
+def strange(digits_run: Path, tmp_path: Path) -> str:
+    """A checkpoint whose name is not UTF-8 and has an escape sequence."""
+    return str(shutil.copy(digits_run / "checkpoints" / "best.ckpt", tmp_path / "\udcffé\x1b[2J.ckpt"))
+
+
+def test_no_name_reaches_the_terminal_unescaped(strange: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, status in (
+        (["evaluate", strange], 0),
+        (["evaluate", strange + "x"], 1),
+        (["evaluate", strange, strange], 2),
+        (["predict", strange, strange], 1),
+        (["export", strange, "--format", "keras", "-o", "\x1b"], 2),
+        (["import-keras", strange, "--input-scale", "1"], 1),
+    ):
+        found, out, err = run(capsys, *arguments)
+        assert found == status, err
+        assert (out + err).replace("\n", "").replace("─", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "encoding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_any_encoding_of_the_terminal_will_do(strange: str, encoding: dict[str, str]) -> None:
+    for arguments, status in (
+        (["evaluate", strange], 0),  # which prints the é of the name
+        (["evaluate", strange, "--json"], 0),
+        (["evaluate", strange, "--data", "cifar10"], 1),  # whose message has a ×
+    ):
+        command = [os.fsencode(word) for word in (sys.executable, "-m", "mnist_cnn", *arguments)]
+        said = subprocess.run(command, capture_output=True, env=os.environ | encoding, check=False)
+        assert said.returncode == status, said.stderr.decode()
+        assert (said.stdout + said.stderr).isascii()
+        assert b"Traceback" not in said.stderr
+        if "--json" in arguments:
+            assert "\\udcff" in json.loads(said.stdout)["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (MemoryError(), "there is not enough memory for this."),
+        (OSError(28, "No space left on device", "a\x1bb"), "a\\x1bb: No space left on device."),
+        (OSError("something else"), "something else."),
+        (DataError("one\x1b[31m\ntwo\u202e\udcff"), "one\\x1b[31m\ntwo\\u202e\\udcff"),
+    ],
+)
+def test_whatever_fails_is_told_in_escaped_lines(
+    failure: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("mnist_cnn.cli._evaluate", fail)
+    assert run(capsys, "evaluate", "x") == (1, "", f"error: {says}\n")
+
+
+def test_a_lack_of_memory_that_torch_reports_is_told_and_a_bug_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mnist_cnn.cli._evaluate", lambda _: torch.empty(2**62, dtype=torch.uint8))
+    assert run(capsys, "evaluate", "x") == (1, "", "error: there is not enough memory for this.\n")
+    monkeypatch.setattr("mnist_cnn.cli._evaluate", lambda _: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError):
+        main(["evaluate", "x"])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_output_that_cannot_be_written_is_an_error(digits_run: Path) -> None:
+    command = [sys.executable, "-m", "mnist_cnn", "evaluate", str(digits_run)]
+    with open("/dev/full", "w") as full:
+        said = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert said.returncode == 1
+    assert said.stderr == "error: No space left on device.\n"
+
+
+def test_a_models_name_names_no_other_folder(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    content[checkpoint.METADATA_KEY]["model"] = "../up"
+    torch.save(content, "it.ckpt")
+    status, out, err = run(capsys, "export", "it.ckpt", "--format", "keras", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["file"] == ".._up.keras"
+    assert Path(".._up.keras").is_file()

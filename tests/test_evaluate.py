@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from mnist_cnn.data.images import Images
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for
 
@@ -87,3 +87,22 @@ def test_summary_and_json_agree(digits_run: Path) -> None:
     assert f"{plain['loss']:.4f}" in text
     assert plain["total"] == sum(map(sum, plain["confusion_matrix"])) == 4
     assert math.isclose(plain["nll"], plain["loss"])
+
+
+def test_outputs_that_overflow_are_refused_though_the_weights_are_finite(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    images = images_for(trained, "val", "digits", "data")
+    for value in trained.network.parameters():
+        value.fill_(3e38)
+    with pytest.raises(CheckpointError, match=r"^tiny: its outputs are not finite numbers"):
+        evaluate(trained, images, "digits", "val")
+
+
+def test_a_loss_that_overflows_is_refused_too(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    images = images_for(trained, "val", "digits", "data")
+    last = trained.network.get_submodule("6_Dense")
+    torch.nn.init.zeros_(last.weight)  # type: ignore[arg-type]  # a parameter
+    last.bias.copy_(torch.tensor([3e38] + [-3e38] * 9))  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match="not finite"):
+        evaluate(trained, images, "digits", "val")

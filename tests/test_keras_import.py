@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 import keras_files
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -189,8 +190,9 @@ def test_images_are_padded_to_a_slightly_larger_size_and_resampled_to_others_bef
     assert bool((padded == -1).all())  # the background is what 0 becomes
     small = Preprocessing(scale=1, size=(8, 8))(torch.full_like(x, 200))
     torch.testing.assert_close(small, torch.full((2, 1, 8, 8), 200.0))
-    assert Preprocessing.from_dict(Preprocessing(size=(8, 9)).to_dict()) == Preprocessing(size=(8, 9))
-    assert Preprocessing.from_dict({"mean": [0.0], "std": [1.0]}) == Preprocessing()  # as written by version 0.1.0
+    sized = Preprocessing(size=(8, 9))
+    assert msgspec.convert(sized.to_dict(), Preprocessing) == sized
+    assert msgspec.convert({"mean": [0.0], "std": [1.0]}, Preprocessing) == Preprocessing()  # as version 0.1.0 wrote it
 
 
 def test_a_model_for_larger_images_is_evaluated_and_trained_on_padded_ones() -> None:
@@ -517,6 +519,44 @@ def test_folders_missing_files_and_other_zips_are_refused() -> None:
     for path, says in (("saved", "SavedModel"), ("nothing.h5", "no such file"), ("it.zip", "not one of Keras")):
         with pytest.raises(KerasFileError, match=says):
             bring(path)
+
+
+def test_pipes_are_refused_and_not_waited_for() -> None:
+    os.mkfifo("pipe.keras")
+    with pytest.raises(KerasFileError, match="not a file"):
+        bring("pipe.keras")
+    dense_file().save_weights("it.weights.h5")
+    with pytest.raises(KerasFileError, match="not a file"):
+        bring("it.weights.h5", architecture=Path("pipe.keras"))
+
+
+def test_a_name_with_control_characters_is_imported_as_its_escapes() -> None:
+    dense_file()
+    Path("it.keras").rename("\x1b[1m\udcff.keras")
+    save(Path("it.ckpt"), bring("\x1b[1m\udcff.keras").trained)
+    loaded = load("it.ckpt")
+    assert loaded.model == "\\x1b[1m\\udcff"
+    assert loaded.provenance.startswith("imported from \\x1b[1m\\udcff.keras")
+
+
+def test_a_model_whose_outputs_overflow_under_every_scale_is_refused() -> None:
+    model = dense_file()
+    model.set_weights([np.full(value.shape, 3e38, np.float32) for value in model.get_weights()])
+    model.save("large.keras")
+    digits = datasets.load("digits", "nowhere").test
+    with pytest.raises(KerasFileError, match="outputs are not finite numbers"):
+        import_model(Path("large.keras"), images=digits)
+
+
+@pytest.mark.parametrize("rate", [float("inf"), float("nan"), 10**400, -1.0, "0.1"])
+def test_a_learning_rate_that_is_none_is_left_out(rate: Any) -> None:
+    model = dense_file()
+    model.compile("sgd", "categorical_crossentropy")
+    settings = {"learning_rate": rate}
+    rewrite(model, lambda name: name, lambda config: config["compile_config"]["optimizer"]["config"].update(settings))
+    facts = bring("it.keras").trained.training["keras"]
+    assert facts["optimizer"] == "SGD"
+    assert "lr" not in facts
 
 
 def test_a_truncated_file_is_damaged_wherever_it_ends() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch import Tensor
 from mnist_cnn.cli import main
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import DataError
-from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference import checkpoint, pictures
 from mnist_cnn.inference.pictures import MAX_PIXELS, read, to_image
 from mnist_cnn.inference.predict import predict
 
@@ -202,6 +203,9 @@ def test_without_a_checkpoint_the_newest_run_is_used_and_named(
         (["RUN", "nowhere.png"], 1, "nowhere.png: no such file"),
         (["RUN", "."], 1, "a folder without pictures"),
         (["nowhere.ckpt", "x.png"], 1, "nowhere.ckpt: no such file"),
+        (["RUN", ""], 2, "the name of a picture is empty"),
+        ([""], 2, "the name of a picture is empty"),
+        (["RUN", "/dev/zero"], 1, "/dev/zero: a folder, a pipe or a device, not a file"),
     ],
 )
 def test_a_users_mistake_gets_one_line_and_a_status(
@@ -223,3 +227,67 @@ def test_a_picture_is_read_from_standard_input_without_importing_anything_slow(d
     assert said.returncode == 0
     assert said.stderr == b""
     assert json.loads(said.stdout)["file"] == "-"
+
+
+def test_a_pipe_is_an_error_and_not_waited_for(
+    digits_run: Path, sevens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(sevens / "aa.png")
+    assert main(["predict", str(digits_run), str(sevens), str(sevens / "aa.png")]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 2  # the pictures beside it
+    assert said.err == f"error: {sevens / 'aa.png'}: a folder, a pipe or a device, not a file.\n" * 2
+
+
+def test_pictures_whose_names_are_not_utf_8_are_classified_and_shown_as_escapes(
+    digits_run: Path, sevens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = os.fsdecode(os.fsencode(sevens) + b"/\xff\x1b[31m.png")
+    shutil.copy(sevens / "a.png", strange)
+    shutil.copy(sevens / "notes.txt", strange.replace(".png", "2.png"))
+    assert main(["predict", str(digits_run), str(sevens)]) == 1
+    said = capsys.readouterr()
+    assert "\\udcff\\x1b[31m.png" in said.out
+    assert "\\udcff\\x1b[31m2.png: not a picture" in said.err
+    assert "\x1b" not in said.out + said.err
+    assert main(["predict", str(digits_run), str(sevens), "--json"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    names = {Path(json.loads(line)["file"]).name for line in lines}
+    assert "\\udcff\x1b[31m.png" in names
+    assert all("\\\\udcff" in line for line in lines if "dcff" in line)  # a text, not half a character
+
+
+def test_standard_input_larger_than_the_limit_is_refused_not_cut(
+    digits_run: Path, sevens: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (sevens / "a.png").read_bytes()
+    for limit, status in ((len(whole), 0), (len(whole) - 1, 1)):
+        monkeypatch.setattr(pictures, "MAX_BYTES", limit)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(whole)))
+        assert main(["predict", str(digits_run), "-"]) == status
+    assert f"error: -: larger than the limit of {len(whole) - 1} bytes." in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["predict", str(digits_run), "-"]) == 1
+    assert "error: -: standard input can't be read." in capsys.readouterr().err
+
+
+def test_an_answer_that_is_no_number_is_an_error_of_that_picture(digits_run: Path, sevens: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    for weight in trained.network.parameters():
+        weight.fill_(3e38)
+    for found in predict(trained, [sevens]):
+        assert str(found.error).startswith(f"{found.file}: the network's outputs are not finite numbers")
+        assert "nan" not in json.dumps(found.to_dict(), allow_nan=False).lower()
+
+
+def test_predict_uses_the_last_epoch_where_the_best_checkpoint_is_damaged(
+    digits_run: Path, sevens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(digits_run, "runs/mine")
+    (Path("runs/mine/checkpoints/best.ckpt")).write_text("damaged")
+    assert main(["predict", str(sevens / "a.png")]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("warning: runs/mine/checkpoints/best.ckpt: ")
+    assert said.err.endswith("using runs/mine/checkpoints/last.ckpt\n")
+    assert main(["predict", "runs/mine", str(sevens / "a.png")]) == 0
+    assert capsys.readouterr().out == said.out

@@ -77,7 +77,7 @@ def test_a_run_on_mnist_has_no_such_warning(fake_mnist: FakeMnist) -> None:
     assert "say nothing about MNIST" not in Path("run/report/index.html").read_text()
 
 
-@pytest.mark.parametrize("names", [tuple("abc"), ("T-shirt/top", "Trouser", "<b>&")])
+@pytest.mark.parametrize("names", [tuple("abc"), ("T-shirt/top", "Trouser", "<b>&"), ("$x", "$\\frac{$", "c")])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("wrong", [0, 1, 40])
 def test_figures_are_drawn_for_any_number_of_mistakes_names_and_channels(
@@ -116,3 +116,11 @@ def test_a_name_cannot_put_markup_into_the_page() -> None:
     settings = ("data=digits", "model=mlp", "model.name='<script>'", "trainer.max_epochs=1", "run_dir=run")
     assert train_command(*settings).status == 0
     assert "<script" not in Path("run/report/index.html").read_text()
+
+
+def test_a_folder_with_any_name_gets_a_report_and_a_printable_table() -> None:
+    name = "run\x1b[31m\udcff"
+    outcome = train_command("data=digits", "model=mlp", "trainer.max_epochs=1", f'run_dir="{name}"')
+    assert outcome.status == 0, outcome.err
+    assert "\x1b" not in outcome.out
+    assert "run\\x1b[31m\\udcff" in Path(name, "report", "index.html").read_text()

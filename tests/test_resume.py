@@ -4,8 +4,13 @@ import os
 import pickle
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,10 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger
 
 from mnist_cnn.inference import checkpoint
+from mnist_cnn.training.callbacks import Finite
 from tests.conftest import (
     QUICK,
+    ROOT,
     FakeMnist,
     Outcome,
     assert_equal_runs,
@@ -50,16 +57,98 @@ def test_resume_after_ctrl_c_gives_identical_weights_also_in_another_place() -> 
     assert all(torch.equal(best[key], whole[key]) for key in best)
 
 
-def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint_and_resume_begins_again() -> None:
+# Settings whose state an epoch in its middle must keep: dropout, momentum, a scheduler, averages, single steps.
+RECIPES = {
+    "steps together": ("model=dropout", "data.batch_size=100"),
+    "single steps": ("model=dropout", "data.batch_size=100", "+trainer.gradient_clip_val=1.0"),
+    "one-cycle": ("optimizer=sgd", "scheduler=onecycle"),
+    "bfloat16": ("model=mlp", "trainer.precision=bf16-mixed"),
+    "accumulated": ("model=mlp", "+trainer.accumulate_grad_batches=2", "data.batch_size=50"),
+    "averaged": ("model=mlp", "+callbacks.average._target_=lightning.pytorch.callbacks.EMAWeightAveraging"),
+    "plateau": (
+        "model=mlp", "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "+scheduler.monitor=val/loss",
+        "+scheduler.patience=0", "+scheduler.threshold=0.5",
+    ),
+    "early stopping": ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "number"),
+    [*((name, signal.SIGTERM) for name in RECIPES), ("steps together", signal.SIGINT), ("one-cycle", signal.SIGHUP)],
+)
+def test_a_run_that_is_stopped_in_mid_epoch_goes_on_as_if_it_had_not_been(
+    recipe: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (*QUICK, "trainer.max_epochs=3", *RECIPES[recipe], "callbacks.checkpoint.every_n_train_steps=3")
+    assert train_command(*settings, "run_dir=whole").status == 0
+    with monkeypatch.context() as patch:  # not a callback of our own: steps would not be taken together
+        patch.setattr(Finite, "on_train_batch_start", partial(signal_in_second_epoch, number), raising=False)
+        stopped = train_command(*settings, "run_dir=stopped")
+    assert stopped.status == 128 + number, stopped.err
+    assert "continue with" in stopped.out + stopped.err
+    resumed = train_command("resume=stopped")
+    assert resumed.status == 0, resumed.err
+    assert "resuming stopped in epoch 2, at step" in resumed.err
+    assert_equal_runs(Path("stopped"), Path("whole"))
+
+
+def signal_in_second_epoch(number: int, trainer: pl.Trainer, *_: Any) -> None:
+    if trainer.current_epoch == 1 and trainer.fit_loop.epoch_loop.batch_progress.current.ready == 2:
+        signal.raise_signal(number)
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint() -> None:
     stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}5")
     assert stopped.status == 130
     assert "none was finished" in stopped.out
     assert "python train.py resume=stopped" in stopped.out
     assert metrics(Path("stopped"))["epochs"] == 0
     assert checkpoint.load("stopped").network.parameter_count == 6320
-    assert train_command("resume=stopped", "+callbacks.ctrl_c=null").status == 0
-    assert train_command(*QUICK, "run_dir=whole").status == 0
+    refused = train_command("resume=stopped", "+callbacks.ctrl_c=null")  # which takes several steps at once
+    assert refused.status == 1
+    assert "batches of 128 images were taken" in refused.err
+    assert train_command("resume=stopped", CTRL_C[0], f"{CTRL_C[1]}5").status == 0
+    assert train_command(*QUICK, "run_dir=whole", CTRL_C[0], f"{CTRL_C[1]}99").status == 0
     assert_equal_runs(Path("stopped"), Path("whole"))
+
+
+@pytest.mark.parametrize("lost", [["last.ckpt"], ["best.ckpt"], ["best.ckpt", "last.ckpt"]], ids=" and ".join)
+def test_a_run_goes_on_from_what_is_left_of_its_checkpoints(lost: list[str], digits_run: Path) -> None:
+    shutil.copytree(digits_run, "run")
+    for name in lost:
+        Path("run/checkpoints", name).unlink()
+    outcome = train_command("resume=run", "trainer.max_epochs=4")
+    assert outcome.status == 0, outcome.err
+    wanted = {1: "from last.ckpt" if lost == ["best.ckpt"] else "from best.ckpt", 2: "from the beginning"}
+    assert wanted[len(lost)] in outcome.err
+    assert train_command("model=tiny", *QUICK[1:3], "trainer.max_epochs=4", "run_dir=whole").status == 0
+    assert_equal_runs(Path("run"), Path("whole"))
+
+
+def test_an_early_stopped_run_stays_stopped() -> None:
+    settings = (*QUICK, "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.1")
+    assert train_command(*settings, "trainer.max_epochs=30", "run_dir=run").status == 0
+    before = metrics(Path("run"))
+    assert before["epochs"] < 30
+    assert train_command("resume=run", "trainer.max_epochs=40").status == 0
+    assert metrics(Path("run")) == before
+
+
+def test_a_second_process_is_kept_out_of_a_run_until_the_first_one_ends() -> None:
+    slow = "+callbacks.wait._target_=tests.test_resume.Wait"
+    command = [sys.executable, str(ROOT / "train.py"), *QUICK, slow, "run_dir=run"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    while "waiting" not in first.stderr.readline():
+        assert first.poll() is None
+    second = train_command("resume=run", slow)
+    assert second.status == 1
+    assert "run: another process is training in it" in second.err
+    first.kill()  # and leaves its lock behind, which nobody holds any more
+    first.communicate()  # closes the pipe
+    assert train_command("resume=run", "+callbacks.wait=null").status == 0
 
 
 def test_a_finished_run_goes_on_with_more_epochs(digits_run: Path, tmp_path: Path) -> None:
@@ -107,14 +196,31 @@ def test_a_resumed_run_keeps_its_recipe_and_a_refusal_leaves_it_as_it_was(
         assert (copy / name).read_bytes() == (digits_run / name).read_bytes()
 
 
-def test_a_damaged_last_checkpoint_is_told_before_anything_happens(digits_run: Path, tmp_path: Path) -> None:
-    for content in (b"text", (digits_run / "checkpoints" / "last.ckpt").read_bytes()[:-500]):
-        copy = tmp_path / str(len(content))
-        shutil.copytree(digits_run, copy)
-        (copy / "checkpoints" / "last.ckpt").write_bytes(content)
-        outcome = train_command(f"resume={copy}")
-        assert outcome.status == 1, outcome.err
-        assert "last.ckpt: not a checkpoint" in outcome.err
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty"])
+def test_a_damaged_last_checkpoint_is_told_and_the_best_one_taken(damage: str, digits_run: Path) -> None:
+    shutil.copytree(digits_run, "run")
+    last = Path("run/checkpoints/last.ckpt")
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes({"cut": bytes(content[:-500]), "flipped": bytes(content), "text": b"text", "empty": b""}[damage])
+    outcome = train_command("resume=run", "trainer.max_epochs=4")
+    assert outcome.status == 0, outcome.err
+    assert "warning: run/checkpoints/last.ckpt: " in outcome.err
+    assert "from best.ckpt" in outcome.err
+    assert train_command("model=tiny", *QUICK[1:3], "trainer.max_epochs=4", "run_dir=whole").status == 0
+    assert_equal_runs(Path("run"), Path("whole"))
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_changed(digits_run: Path) -> None:
+    shutil.copytree(digits_run, "run")
+    for name in ("last.ckpt", "best.ckpt"):
+        Path("run/checkpoints", name).write_bytes(b"text")
+    outcome = train_command("resume=run", "trainer.max_epochs=4")
+    assert outcome.status == 1
+    assert "last.ckpt: " in outcome.err
+    assert "best.ckpt: " in outcome.err
+    assert "remove run/checkpoints" in outcome.err
+    assert Path("run/checkpoints/best.ckpt").read_bytes() == b"text"
 
 
 def test_a_run_that_fell_back_to_digits_goes_on_with_digits(fake_mnist: FakeMnist) -> None:
@@ -184,6 +290,14 @@ def test_a_sweep_can_not_resume() -> None:
 
 
 # --- what a stranger's folder may say ---------------------------------------------------------------------------
+
+
+class Wait(pl.Callback):
+    """Trains for a long time."""
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        print("waiting", file=sys.stderr, flush=True)
+        time.sleep(60)
 
 
 class Marker(pl.Callback):
@@ -261,9 +375,9 @@ EVIL = {
     "an interpolation": put(callbacks__evil='${oc.create:"{\\"_target_\\": ' + MARKER + '}"}'),
     "checkpoints elsewhere": put(callbacks__checkpoint__dirpath="elsewhere"),
     "checkpoints above": put(callbacks__checkpoint__dirpath="${run_dir}/../elsewhere"),
-    "a log elsewhere": put(logger__csv__save_dir="elsewhere"),
-    "a log at an absolute path": put(logger__csv__name=ELSEWHERE),
-    "a log above": put(logger__csv__name="../../elsewhere"),
+    "a log elsewhere": put(logger__csv__file="elsewhere"),
+    "a log at an absolute path": put(logger__csv__file=ELSEWHERE),
+    "a log above": put(logger__csv__file="${run_dir}/../../elsewhere"),
     "a profile elsewhere": put(trainer__default_root_dir="elsewhere"),
     "a second machine": put(trainer__num_nodes=2),
     "a registry of models": put(trainer__model_registry="x"),

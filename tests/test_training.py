@@ -1,5 +1,7 @@
 import json
 import re
+import signal
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.network import build_network
+from mnist_cnn.training.callbacks import BestAndLast
 from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 from tests.conftest import QUICK, assert_equal_runs, configured, metrics, run_process, train_command, weights
 
@@ -19,7 +22,7 @@ from tests.conftest import QUICK, assert_equal_runs, configured, metrics, run_pr
 def test_a_run_folder_tells_the_whole_story(digits_run: Path) -> None:
     files = {str(file.relative_to(digits_run)) for file in digits_run.rglob("*") if file.is_file()}
     assert files == {
-        "config.yaml", "metrics.json", "csv/version_0/metrics.csv", "csv/version_0/hparams.yaml",
+        "config.yaml", "metrics.json", "metrics.csv", ".lock",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html", "report/per_class.csv",
         *(f"report/{name}.png" for name in ("accuracy", "loss", "confusion_matrix", "mistakes", "training_samples")),
     }  # fmt: skip
@@ -79,9 +82,10 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
             return cls(2026, 1, 2, 3, 4, 5)
 
     monkeypatch.setattr("mnist_cnn.run_folder.datetime", Frozen)
-    from mnist_cnn.run_folder import make_run_dir
+    from mnist_cnn.run_folder import open_run_dir
 
-    made = [make_run_dir(configured("model=tiny"), "digits") for _ in range(3)]
+    with ExitStack() as runs:
+        made = [runs.enter_context(open_run_dir(configured("model=tiny"), "digits")) for _ in range(3)]
     assert [str(folder) for folder in made] == [
         "runs/2026-01-02_03-04-05_tiny_digits",
         "runs/2026-01-02_03-04-05_tiny_digits-2",
@@ -90,12 +94,13 @@ def test_runs_of_the_same_second_have_folders_of_their_own(monkeypatch: pytest.M
 
 
 def test_a_folder_that_another_run_has_made_is_refused() -> None:
-    from mnist_cnn.run_folder import make_run_dir
+    from mnist_cnn.run_folder import open_run_dir
 
     config = configured("run_dir=here")
-    assert make_run_dir(config, "digits") == Path("here")
-    with pytest.raises(ConfigError, match="it exists already"):
-        make_run_dir(config, "digits")
+    with open_run_dir(config, "digits") as folder:
+        assert folder == Path("here")
+        with pytest.raises(ConfigError, match="it exists already"):
+            open_run_dir(config, "digits").__enter__()
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(digits_run: Path) -> None:
@@ -129,21 +134,25 @@ def test_a_sweep_over_a_layers_argument_changes_the_network() -> None:
 
 
 class CtrlC(pl.Callback):
-    """Ctrl-C at a certain step."""
+    """Ctrl-C, or another signal, at a certain step."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, number: int = signal.SIGINT) -> None:
+        self.step, self.number = step, number
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == self.step:
-            raise KeyboardInterrupt
+            signal.raise_signal(self.number)
 
 
 CTRL_C = ("+callbacks.ctrl_c._target_=tests.test_training.CtrlC", "+callbacks.ctrl_c.step=")
 
 
-def test_ctrl_c_before_the_first_step_leaves_nothing() -> None:
-    stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}0")
+def test_ctrl_c_before_training_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BestAndLast, "setup", interrupted)
+    stopped = train_command(*QUICK, "run_dir=stopped")
     assert (stopped.status, stopped.out) == (130, "")
     assert not Path("stopped").exists()
 
@@ -154,13 +163,43 @@ def test_ctrl_c_ends_a_sweep_too() -> None:
     assert [folder.name for folder in Path("sweep").iterdir() if folder.is_dir()] == ["0_seed=0"]
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_is_null_in_json() -> None:
-    outcome = train_command(*QUICK, "trainer.max_epochs=9", "optimizer=sgd", "optimizer.lr=1e20", "run_dir=run")
-    assert outcome.status == 0
-    assert "no longer a number" in outcome.err
-    found = metrics(Path("run"))
-    assert found["epochs"] < 9
-    assert found["history"][-1]["train/loss"] is None
+@pytest.mark.parametrize("steps", [(), ("+trainer.gradient_clip_val=1e30",)], ids=["together", "one by one"])
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_step_and_the_rate(steps: tuple[str, ...]) -> None:
+    outcome = train_command(*QUICK, "optimizer=sgd", "optimizer.lr=1e20", "run_dir=run", *steps)
+    assert outcome.status == 1
+    (line,) = (line for line in outcome.err.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: step 2 (epoch 1): the loss is ")
+    assert "at a learning rate of 1e+20" in line
+    assert "no checkpoint was written" in line
+    assert not Path("run").exists()
+
+
+class Spoil(pl.Callback):
+    """Makes the gradient of the last weight infinite at a certain step, which the loss of that step does not show."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: Any) -> None:
+        if trainer.global_step == self.step:
+            list(pl_module.parameters())[-1].grad.fill_(float("inf"))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("step", [15, 21], ids=["in an epoch", "at its end"])
+def test_a_gradient_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(step: int) -> None:
+    spoil = ("+callbacks.spoil._target_=tests.test_training.Spoil", f"+callbacks.spoil.step={step}")
+    outcome = train_command(*QUICK, "trainer.max_epochs=3", "run_dir=run", *spoil)
+    assert outcome.status == 1
+    assert re.search(r"error: step (1[67]|22) \(epoch 2\): .*last.ckpt", outcome.err)
+    assert checkpoint.load("run/checkpoints/last.ckpt").epoch == 1
+    assert train_command("resume=run", "+callbacks.spoil=null").status == 0
+
+
+def test_a_run_of_a_sweep_that_diverges_is_a_failed_one() -> None:
+    outcome = train_command("-m", *QUICK, "optimizer=sgd", "optimizer.lr=1e20,1e-3", "run_dir=sweep")
+    assert outcome.status == 1
+    assert "the loss is " in outcome.err
+    assert len(list(Path("sweep").glob("*/metrics.json"))) == 1
 
 
 def test_early_stopping_ends_training_and_keeps_the_epoch_of_the_lowest_loss() -> None:
@@ -198,8 +237,8 @@ def test_without_a_logger_the_same_is_learned_and_nothing_is_logged(plain_run: P
     assert train_command(*QUICK, "trainer.max_epochs=1", "logger=none", "run_dir=run").status == 0
     found, plain = weights(Path("run")), weights(plain_run)
     assert all(torch.equal(found[key], plain[key]) for key in plain)
-    assert (plain_run / "csv").exists()
-    assert not Path("run/csv").exists()
+    assert (plain_run / "metrics.csv").exists()
+    assert not Path("run/metrics.csv").exists()
 
 
 def test_debug_overfit_learns_a_few_batches_by_heart() -> None:

@@ -6,6 +6,7 @@ It serves `train.py`, so its errors name the settings of that command line.
 import os
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 import lightning.pytorch as pl
 import torch
@@ -131,16 +132,26 @@ class Batches:
         self.images = images.to(device) if _fits(images, device) else images
         self.batch_sampler = batch_sampler  # Lightning tells the sampler of an attribute of this name the epoch
         self.device = device
+        self.taken = 0  # batches of the running epoch
+        self._first = 0  # the batch that the next pass begins with
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         images, labels = self.images.images, self.images.labels
-        for chosen in self.batch_sampler:
+        self.taken, self._first = self._first, 0
+        for chosen in islice(self.batch_sampler, self.taken, None):
+            self.taken += 1
             indices = torch.tensor(chosen).to(images.device, non_blocking=True)
             batch = images.index_select(0, indices), labels.index_select(0, indices)
             yield batch if images.device == self.device else (self._sent(batch[0]), self._sent(batch[1]))
+
+    def go_on_after(self, taken: int, batch_size: int) -> None:
+        """Begin the next pass after so many batches; ValueError if those had another size, or there are not so many."""
+        if batch_size != self.batch_sampler.batch_size or not 0 <= taken <= len(self):
+            raise ValueError(f"{taken} batches of {batch_size} images were taken, of {len(self)} of another size")
+        self._first = taken
 
     def _sent(self, part: Tensor) -> Tensor:
         return part.pin_memory().to(self.device, non_blocking=True)

@@ -1,5 +1,6 @@
 """Image tensors with their classes, and the preprocessing that scales them for a network."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,23 +42,23 @@ class Preprocessing:
     scale: float = 255.0
     size: tuple[int, int] | None = None
 
-    @classmethod
-    def standard(cls, images: Tensor) -> "Preprocessing":
-        """The one that gives these images, uint8 (N, C, H, W), zero mean and unit variance in each channel."""
-        std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
-        return cls(tuple(map(float, mean)), tuple(map(float, std)))
+    def __post_init__(self) -> None:
+        """Raise ValueError for numbers that can't scale an image."""
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError("mean and std must be of one length")
+        if not all(map(math.isfinite, (*self.mean, *self.std, self.scale))) or not all((*self.std, self.scale)):
+            raise ValueError("mean, std and scale must be finite, and no std or scale zero")
+        if self.size is not None and min(self.size) < 1:
+            raise ValueError("size must be positive")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """Read what `to_dict` wrote; ValueError, TypeError or KeyError where `values` is not that."""
-        mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
-        scale, size = float(values.get("scale", 255.0)), values.get("size")
-        if len(mean) != len(std) or not all(std) or not scale:
-            raise ValueError("mean and std must be of one length, and no std or scale zero")
-        if size is not None:
-            height, width = map(int, size)
-            size = (height, width)
-        return cls(mean, std, scale, size)
+    def standard(cls, images: Tensor) -> "Preprocessing":
+        """The one that gives these images, uint8 (N, C, H, W), zero mean and unit variance in each channel.
+
+        A channel that is the same everywhere only gets zero mean.
+        """
+        std, mean = zip(*(torch.std_mean(channel.float() / 255) for channel in images.unbind(1)), strict=True)
+        return cls(tuple(map(float, mean)), tuple(float(value) or 1.0 for value in std))
 
     def to_dict(self) -> dict[str, Any]:
         """As lists and numbers, for a checkpoint."""

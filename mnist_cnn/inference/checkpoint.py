@@ -1,24 +1,26 @@
 """Reads and writes checkpoints, which hold all that is needed to use a network, as tensors and primitives only.
 
-A checkpoint is a Lightning checkpoint with a description of itself under METADATA_KEY. `describe` lists its keys.
+A checkpoint is a Lightning checkpoint with a description of itself under METADATA_KEY. `description.py` has its schema.
 """
 
 import io
-import pickle
 import platform
-import warnings
-import zipfile
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from mnist_cnn.data.images import Preprocessing
-from mnist_cnn.errors import CheckpointError, ConfigError, one_line
+from mnist_cnn.errors import CheckpointError, ConfigError, flat, one_line
 from mnist_cnn.files import write_file
+from mnist_cnn.inference.checkpoint_file import read_content
+from mnist_cnn.inference.description import Description
 from mnist_cnn.network import Network, build_network
 
 METADATA_KEY = "mnist_cnn"
@@ -26,6 +28,8 @@ FORMAT = 2  # the version of the metadata
 
 # Files that people pass where a checkpoint is wanted; they are told to import them first.
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+_KEPT = ("best.ckpt", "last.ckpt")  # by a run, in its folder `checkpoints`
+_PREFIX = "network."  # of the weights' names, which are those of the Lightning module
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,11 @@ def describe(
     split: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The metadata of a checkpoint, as primitives."""
+    """The metadata of a checkpoint, as primitives; ConfigError if `load` would refuse them."""
     packages = ("mnist-cnn", "torch", "lightning")
-    return {
+    metadata = {
         "format": FORMAT,
-        "model": model,
+        "model": one_line(model, 100),
         "layers": network.layers,
         "input_shape": list(network.input_shape),
         "preprocessing": preprocessing.to_dict(),
@@ -75,20 +79,22 @@ def describe(
         "training": dict(training),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+    try:
+        msgspec.convert({**metadata, "epoch": 0}, Description)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"a checkpoint can't describe this network: {one_line(flat(error))}.") from error
+    return metadata
 
 
 def save(path: Path, trained: TrainedNetwork) -> None:
-    """Write a checkpoint of a network that was not trained here, completely or not at all.
-
-    OutputError if the file exists or can't be written.
-    """
+    """Write a checkpoint of a network that was not trained here; OutputError if it exists or can't be written."""
     metadata = describe(
         trained.network, trained.preprocessing, model=trained.model, classes=trained.classes, dataset=trained.dataset,
         split=trained.split, training=trained.training,
     )  # fmt: skip
     content = {
         METADATA_KEY: metadata,
-        "state_dict": {f"network.{key}": value for key, value in trained.network.state_dict().items()},
+        "state_dict": {f"{_PREFIX}{key}": value for key, value in trained.network.state_dict().items()},
         "epoch": trained.epoch - 1,
         "global_step": 0,
         "pytorch-lightning_version": version("lightning"),
@@ -105,95 +111,137 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
 
 def find(path: str | Path) -> Path:
     """The checkpoint at a path: the file itself, or the best checkpoint of a run folder; CheckpointError if none."""
+    return _candidates(path)[0]
+
+
+def newest(runs: Path) -> Path:
+    """The run folder in a folder of runs whose checkpoints are the most recent; CheckpointError if there is none."""
+    found: dict[Path, float] = {}
+    for name in _KEPT:
+        for file in runs.glob(f"**/checkpoints/{name}"):
+            with suppress(OSError):  # a link to nowhere
+                found[file.parent.parent] = max(file.stat().st_mtime, found.get(file.parent.parent, 0))
+    if not found:
+        raise CheckpointError(f"no checkpoint given, and no run in {one_line(runs)}/; train one: python train.py")
+    return max(found, key=lambda run: found[run])
+
+
+def load(path: str | Path) -> TrainedNetwork:
+    """As `load_kept`, for callers that need not know which file was read."""
+    return load_kept(path)[1]
+
+
+def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
+    """Read a checkpoint file, or the best one of a run folder, onto the CPU; returns the file that was read as well.
+
+    If the best one can't be used, that of the last epoch is read instead, and a line on standard error says so.
+    CheckpointError if no file can be used.
+    """
+    reasons: list[str] = []
+    for file in _candidates(path):
+        try:
+            trained = trained_network(read(file), file)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        if reasons:
+            print(f"warning: {reasons[0]} Using the last epoch instead: {one_line(file)}", file=sys.stderr)
+        return file, trained
+    raise CheckpointError(" ".join(reasons))
+
+
+def read(file: Path) -> dict[str, Any]:
+    """All that a checkpoint file holds, tensors and plain values only; CheckpointError if it is none, or damaged."""
+    if file.suffix in KERAS_SUFFIXES:
+        shown = one_line(file)
+        raise CheckpointError(f"{shown}: a Keras file; convert it first: mnist-cnn import-keras {shown}")
+    content = read_content(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{one_line(file)}: a PyTorch file, but not a checkpoint of this project.")
+    return content
+
+
+def trained_network(content: Mapping[str, Any], file: Path) -> TrainedNetwork:
+    """The network in what `read` has read from a file; CheckpointError if the file can't be used."""
+    try:
+        return _trained_network(content)
+    except msgspec.ValidationError as error:
+        why = f"its metadata is incomplete or damaged ({flat(error)})"
+    except ConfigError as error:
+        why = f"its network can't be built: {error}"
+    except CheckpointError as error:
+        why = str(error)
+    raise CheckpointError(f"{one_line(file)}: {one_line(why).rstrip('.')}.")
+
+
+def _candidates(path: str | Path) -> list[Path]:
+    """The file itself, or the checkpoints of a run folder, the best one first; CheckpointError if there is none."""
     if not str(path):
         raise CheckpointError("the path of the checkpoint is empty.")
     path = Path(path)
     try:
         path.stat()
-    except OSError as error:
-        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
-        raise CheckpointError(f"{one_line(str(path), 200)}: {reason}.") from error
-    if path.is_dir():
-        best, last = (path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-        if not best.exists() and not last.exists():
-            raise CheckpointError(f"{path}: not a run folder; it has no checkpoints/best.ckpt.")
-        return best if best.exists() else last
-    return path
-
-
-def newest(runs: Path) -> Path:
-    """The best checkpoint of the most recent run in a folder of runs; CheckpointError if there is none."""
-    found = sorted(runs.glob("**/checkpoints/best.ckpt"), key=lambda file: file.stat().st_mtime)
+    except (OSError, ValueError) as error:  # ValueError: it has a NUL
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such file or folder" if missing else getattr(error, "strerror", "no file can have this name")
+        raise CheckpointError(f"{one_line(path)}: {reason}.") from error
+    if not path.is_dir():
+        return [path]
+    kept = [path / "checkpoints" / name for name in _KEPT]
+    found = [file for file in kept if file.exists()]
     if not found:
-        raise CheckpointError(f"no checkpoint given, and no run in {runs}/; train one: python train.py")
-    return found[-1]
+        raise CheckpointError(f"{one_line(path)}: not a run folder; it has no checkpoints/{_KEPT[0]}.")
+    return found
 
 
-def load(path: str | Path) -> TrainedNetwork:
-    """Read a checkpoint file, or the best checkpoint of a run folder, onto the CPU.
-
-    Reads tensors and primitives only, and allocates no more memory than the size of the file. CheckpointError if the
-    file can't be used.
-    """
-    file = find(path)
-    return trained_network(read(file), file)
-
-
-def trained_network(content: Mapping[str, Any], file: Path) -> TrainedNetwork:
-    """The network in what `read` has read from a file; CheckpointError if the file can't be used."""
-    metadata = content.get(METADATA_KEY)
-    weights = content.get("state_dict")
+def _trained_network(content: Mapping[str, Any]) -> TrainedNetwork:
+    metadata, weights = content.get(METADATA_KEY), content.get("state_dict")
     if not isinstance(metadata, dict) or not isinstance(weights, dict):
-        raise CheckpointError(
-            f"{file}: a PyTorch file, but not a checkpoint of this project (it has no '{METADATA_KEY}')."
-        )
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file}: its format is {metadata.get('format')}, but this version reads format {FORMAT} only."
-        )
+        raise CheckpointError(f"a PyTorch file, but not a checkpoint of this project (it has no '{METADATA_KEY}')")
+    number = metadata.get("format")
+    if not isinstance(number, int) or number != FORMAT:
+        raise CheckpointError(f"its format is {number}, but this version reads format {FORMAT} only")
+    described = msgspec.convert({**metadata, "epoch": content.get("epoch")}, Description)
+    network = _build(described)
+    own = {key: value for key, value in weights.items() if str(key).startswith(_PREFIX)}
+    _check_weights(network, own)
+    try:
+        network.load_state_dict({key.removeprefix(_PREFIX): own[key] for key in own}, strict=True, assign=True)
+    except RuntimeError as error:  # with a line for each difference
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(f"its weights don't fit its layers: {lines[min(1, len(lines) - 1)]}") from error
+    return TrainedNetwork(
+        network.eval().requires_grad_(False).to(memory_format=torch.channels_last),
+        described.preprocessing,
+        tuple(described.classes),
+        described.model,
+        described.dataset,
+        dict(described.split),
+        described.training,
+        described.versions,
+        described.epoch + 1,
+    )
+
+
+def _build(described: Description) -> Network:
     try:
         with torch.device("meta"):  # shapes only: the weights come from the file
-            network = build_network(metadata["layers"], tuple(metadata["input_shape"]), len(metadata["classes"]))
-        own = {key.removeprefix("network."): value for key, value in weights.items() if key.startswith("network.")}
-        network.load_state_dict(own, strict=True, assign=True)
-        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-        if preprocessing.size not in (None, network.input_shape[1:]):
-            raise ValueError("its preprocessing resizes images to a size that its network does not take")
-        return TrainedNetwork(
-            network.eval().requires_grad_(False).to(memory_format=torch.channels_last),
-            preprocessing,
-            tuple(map(str, metadata["classes"])),
-            str(metadata["model"]),
-            str(metadata["dataset"]),
-            dict(metadata["split"]),
-            dict(metadata["training"]),
-            dict(metadata["versions"]),
-            int(content["epoch"]) + 1,
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{file}: its network can't be built: {error}") from error
-    except RuntimeError as error:  # load_state_dict, with a line for each difference
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise CheckpointError(f"{file}: its weights don't fit its layers: {lines[min(1, len(lines) - 1)]}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: its metadata is incomplete or damaged ({error!r}).") from error
+            return build_network(described.layers, described.input_shape, len(described.classes))
+    except ConfigError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # a layer got an argument of a kind that no configuration has
+        raise CheckpointError(f"its network can't be built: {flat(error)}") from error
 
 
-def read(file: Path) -> dict[str, Any]:
-    """All that a checkpoint file holds, tensors and primitives only; CheckpointError where it is none."""
-    if file.suffix in KERAS_SUFFIXES:
-        raise CheckpointError(f"{file}: a Keras file; convert it first: mnist-cnn import-keras {file}")
-    if not zipfile.is_zipfile(file):  # torch.save writes a zip file, whose directory is at the end
-        raise CheckpointError(f"{file}: not a checkpoint, or truncated.")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns about files that it then refuses
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = "it contains pickled Python objects, which could run code; nothing was loaded"
-        raise CheckpointError(f"{file}: {reason}.") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # torch and its zip reader raise any of these for a file that is damaged or of another kind
-        raise CheckpointError(f"{file}: not a checkpoint, or damaged.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: a PyTorch file, but not a checkpoint of this project.")
-    return content
+def _check_weights(network: Network, weights: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the weights have the types of the network's, and are finite numbers."""
+    types = {f"{_PREFIX}{key}": value.dtype for key, value in network.state_dict().items()}
+    for key, value in weights.items():
+        if key not in types or not isinstance(value, torch.Tensor):
+            continue  # load_state_dict names it
+        if value.dtype != types[key]:
+            raise CheckpointError(f"its {key} is {value.dtype}, not {types[key]}")
+        if not value.isfinite().all():
+            kind = "NaN" if value.isnan().any() else "infinity"
+            raise CheckpointError(f"its weights are not finite ({kind} in {key}): the run that made it diverged")

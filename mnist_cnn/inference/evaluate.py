@@ -4,6 +4,7 @@ It always computes in float32 on the CPU and in the same batches, so that a chec
 The metrics are computed here because importing torchmetrics takes four seconds, twice the rest of `mnist-cnn evaluate`.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from mnist_cnn import machine
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
 from mnist_cnn.data.split import split_indices
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import CheckpointError, DataError, one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network.arguments import show
 
@@ -169,16 +170,25 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
-    """Evaluate a network on the images of `split` (test, val or train) of `dataset`."""
+    """Evaluate a network on the images of `split` (test, val or train) of `dataset`.
+
+    CheckpointError if its outputs or its loss are not finite numbers: even finite weights may be too large for float32.
+    """
     # Allocated at once: a small tensor kept from each batch would fragment the memory that the next batch needs.
-    probabilities, loss = torch.empty(len(images), len(trained.classes)), 0.0
+    probabilities, loss, finite = torch.empty(len(images), len(trained.classes)), 0.0, True
     batch = trained.network.evaluation_batch
     with machine.threads(trained.network.operations * batch):
         for start in range(0, len(images), batch):
             labels = images.labels[start : start + batch]
             logits = trained.network(trained.preprocessing(images.images[start : start + batch]))
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            finite &= bool(logits.isfinite().all())
             probabilities[start : start + batch] = logits.softmax(1)
+    if not (finite and math.isfinite(loss)):
+        raise CheckpointError(
+            f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be evaluated; its weights or "
+            "its scaling are out of range."
+        )
     return Evaluation(dataset, split, trained.classes, probabilities, images.labels, loss / len(images))
 
 

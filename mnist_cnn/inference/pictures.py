@@ -15,7 +15,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import DataError, one_line
+from mnist_cnn.inference.regular_file import read_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -37,32 +38,35 @@ def find(path: Path) -> list[Path]:
             return [path]
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}.") from error
+        raise DataError(f"{one_line(path)}: can't be read: {error.strerror}.") from error
     if not found:
-        raise DataError(f"{path}: a folder without pictures ({', '.join(SUFFIXES)}).")
+        raise DataError(f"{one_line(path)}: a folder without pictures ({', '.join(SUFFIXES)}).")
     return found
 
 
 def read(file: Path | bytes, name: str) -> Image.Image:
     """Read a picture file, or its bytes, as upright RGBA; a very large picture is reduced.
 
-    DataError if it can't be read; the message calls it `name`.
+    DataError if it can't be read; the message calls it `name`, made printable.
     """
+    name = one_line(name)
     try:
-        if isinstance(file, Path) and file.stat().st_size > MAX_BYTES:
-            raise DataError(f"{name}: larger than the limit of {MAX_BYTES:,} bytes.")
+        content = read_regular(file, MAX_BYTES) if isinstance(file, Path) else file
+    except OSError as error:
+        raise DataError(f"{name}: {(error.strerror or 'not readable').lower()}.") from error
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{name}: larger than the limit of {MAX_BYTES:,} bytes.")
+    try:
         with (
             warnings.catch_warnings(action="ignore"),  # about large pictures, which are refused below
-            Image.open(BytesIO(file) if isinstance(file, bytes) else file, formats=_FORMATS) as picture,
+            Image.open(BytesIO(content), formats=_FORMATS) as picture,
         ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{name}: {picture.width}×{picture.height} pixels; the limit is {MAX_PIXELS:,}.")
             upright = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGBA")
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise DataError(f"{name}: {(error.strerror or 'not readable').lower()}.") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels.") from error
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything for damaged files
         raise DataError(f"{name}: not a picture, or damaged.") from error

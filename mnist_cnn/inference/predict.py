@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mnist_cnn.errors import CheckpointError, DataError
+from mnist_cnn.errors import CheckpointError, DataError, one_line, unicode_text
 from mnist_cnn.inference import pictures
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 
@@ -18,7 +18,7 @@ _NO_DIGITS = ("fashion_mnist", "kmnist", "cifar10")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The probability of each class for one picture, or why the picture could not be read."""
+    """The probability of each class for one picture, or why there is none."""
 
     file: str
     probabilities: dict[str, float]
@@ -30,15 +30,16 @@ class Prediction:
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
     def to_dict(self) -> dict[str, Any]:
+        file = unicode_text(self.file)
         if self.error is not None:
-            return {"file": self.file, "error": self.error}
+            return {"file": file, "error": self.error}
         probability = self.probabilities[self.digit]
-        return {"file": self.file, "digit": self.digit, "probability": probability, "probabilities": self.probabilities}
+        return {"file": file, "digit": self.digit, "probability": probability, "probabilities": self.probabilities}
 
     def summary(self) -> str:
         """One line with the two most probable classes."""
         first, second = sorted(self.probabilities.items(), key=lambda item: -item[1])[:2]
-        return f"{first[0]}  {first[1]:7.2%}   {self.file}   (then {second[0]}: {second[1]:.2%})"
+        return f"{first[0]}  {first[1]:7.2%}   {one_line(self.file)}   (then {second[0]}: {second[1]:.2%})"
 
 
 @torch.inference_mode()
@@ -63,9 +64,21 @@ def predict(trained: TrainedNetwork, paths: list[Path]) -> Iterator[Prediction]:
 def _predict(trained: TrainedNetwork, file: Path, shape: tuple[int, int, int]) -> Prediction:
     name = str(file)
     try:
-        source = sys.stdin.buffer.read(pictures.MAX_BYTES) if name == "-" else file
+        source = _standard_input() if name == "-" else file
         image = pictures.to_image(pictures.read(source, name), shape, digits=trained.dataset not in _NO_DIGITS)
     except DataError as error:
-        return Prediction(name, {}, str(error) if str(error).startswith(name) else f"{name}: {error}")
-    probabilities = trained.network(trained.preprocessing(image[None])).softmax(1)[0].tolist()
-    return Prediction(name, dict(zip(trained.classes, probabilities, strict=True)))
+        shown = one_line(name)
+        return Prediction(name, {}, str(error) if str(error).startswith(shown) else f"{shown}: {error}")
+    logits = trained.network(trained.preprocessing(image[None]))[0]
+    if not logits.isfinite().all():
+        reason = "the network's outputs are not finite numbers; its weights or its scaling are out of range"
+        return Prediction(name, {}, f"{one_line(name)}: {reason}.")
+    return Prediction(name, dict(zip(trained.classes, logits.softmax(0).tolist(), strict=True)))
+
+
+def _standard_input() -> bytes:
+    """All of standard input, up to one byte more than is allowed; DataError if it is closed or can't be read."""
+    try:
+        return sys.stdin.buffer.read(pictures.MAX_BYTES + 1)
+    except (AttributeError, OSError) as error:  # Python has no sys.stdin where it is closed
+        raise DataError("standard input can't be read.") from error

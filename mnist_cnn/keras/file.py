@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn.errors import KerasFileError, UserError
+from mnist_cnn.inference.regular_file import open_regular, read_regular
 from mnist_cnn.keras import arrays as reader
 
 Array = NDArray[np.float32]
@@ -91,7 +92,7 @@ def _check_kind(path: Path) -> None:
             f"{path}: a folder{' with a TensorFlow SavedModel' if saved else ''}, not a .keras or .h5 file."
         )
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(4096)
     except FileNotFoundError:
         raise KerasFileError(f"{path}: no such file.") from None
@@ -186,11 +187,7 @@ def _plain(entry: dict[str, Any]) -> Any:
 
 def _read_json(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            content = file.read(reader.MAX_JSON + 1)
-        if len(content) > reader.MAX_JSON:
-            raise KerasFileError(f"{path}: too large for the configuration of a small network.")
-        return _json(path, content.decode(), "content")
+        return _json(path, read_regular(path, reader.MAX_JSON).decode(), "content")
     except OSError as error:
         raise KerasFileError(f"{path}: it can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ Neither Keras nor TensorFlow is needed, and nothing in the file is run.
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mnist_cnn.data.images import Images, Preprocessing
-from mnist_cnn.errors import ConfigError, KerasFileError, one_line
+from mnist_cnn.errors import CheckpointError, ConfigError, KerasFileError, one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.keras import file as keras_file
@@ -125,15 +126,18 @@ def _guess(file: KerasFile, model: KerasLayer, images: Images) -> Imported:
         return candidates[0]
     trials = []
     for candidate in candidates:
-        result = evaluate(candidate.trained, images, "", "")
-        trials.append(Trial(candidate.scaling, result.accuracy, result.loss))
+        with suppress(CheckpointError):  # its outputs are not finite under this scaling
+            result = evaluate(candidate.trained, images, "", "")
+            trials.append(Trial(candidate.scaling, result.accuracy, result.loss))
+    if not trials:
+        raise ConfigError("its outputs are not finite numbers, however images are scaled; its weights are too large.")
     # Many networks are about as accurate under every scaling, so another one must do clearly better than 1/255, by far
     # the most usual. The loss tells more than the accuracy: a network trained on pixels up to 1 is far too confident on
     # pixels up to 255, and one trained on pixels up to 255 far from confident on pixels up to 1.
     usual = trials[0]
     others = [trial for trial in trials[1:] if trial.accuracy > usual.accuracy and trial.loss < 0.7 * usual.loss]
     best = min([usual, *others], key=lambda trial: trial.loss)
-    chosen = candidates[trials.index(best)]
+    (chosen,) = (candidate for candidate in candidates if candidate.scaling == best.scaling)
     return replace(chosen, trials=trials, tried_on=len(images))
 
 
@@ -158,12 +162,12 @@ def _import(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
         network.eval().requires_grad_(False),
         preprocessing,
         classes=tuple(map(str, range(network.output_shape[0]))),
-        model=file.path.stem,
+        model=one_line(file.path.stem, 100),
         dataset="mnist" if channels == 1 else "cifar10",
         split={},
         training={
             "keras": {
-                "file": file.path.name,
+                "file": one_line(file.path.name, 200),
                 "version": one_line(file.version, 40),
                 "input_shape": list(converted.keras_shape),
                 **_compiled(file.training),
@@ -191,10 +195,10 @@ def _compiled(training: dict[str, Any]) -> dict[str, Any]:
     if isinstance(optimizer, dict):
         settings = optimizer.get("config")
         rate = settings.get("learning_rate", settings.get("lr")) if isinstance(settings, dict) else None
-        if isinstance(rate, int | float):
+        if isinstance(rate, int | float) and 0 <= rate < 1e30:  # not NaN
             found["lr"] = float(rate)
         optimizer = optimizer.get("class_name")
     if isinstance(loss, dict):
         loss = loss.get("class_name") or loss.get("config")
     named = {"optimizer": optimizer, "loss": loss}
-    return {**{key: one_line(value, 100) for key, value in named.items() if isinstance(value, str)}, **found}
+    return {**{key: one_line(value, 100) for key, value in named.items() if value and isinstance(value, str)}, **found}

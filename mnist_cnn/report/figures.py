@@ -51,8 +51,8 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
         colour = "white" if share[row, column] > 0.15 else "black"
         axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=9, color=colour)
     names = evaluation.classes
-    axes.set_xticks(range(len(names)), names, rotation=90 if _wordy(names) else 0)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=90 if _wordy(names) else 0, parse_math=False)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
 
@@ -89,7 +89,8 @@ def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
         row, column = divmod(index, columns)
         left, bottom = column * (width + gap) + gap // 2, (row + 1) * cell
         canvas[bottom - height : bottom, left : left + width] = image.permute(1, 2, 0)
-        axes.text(left + width / 2, bottom - height - 0.5, title, ha="center", va="bottom", fontsize=9)
+        label = axes.text(left + width / 2, bottom - height - 0.5, title, ha="center", va="bottom", fontsize=9)
+        label.set_parse_math(False)  # the name of a class may have a $, which does not begin a formula
     axes.imshow(
         canvas.squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255
     )  # for colour images, cmap and limits are ignored

@@ -31,8 +31,9 @@ def write_report(run: Run) -> dict[str, Any]:
     for name, png in pngs.items():
         write_file(folder / name, png)
     write_file(folder / "per_class.csv", _csv(ClassScore._fields, run.test.per_class).encode())
-    write_file(folder / "index.html", page(run, pngs).encode())
-    write_file(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2) + "\n").encode())
+    # The name of a folder need not be Unicode.
+    write_file(folder / "index.html", page(run, pngs).encode("utf-8", "backslashreplace"))
+    write_file(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n").encode())
     return metrics
 
 

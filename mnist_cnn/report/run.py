@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cnn.data.images import Images
+from mnist_cnn.errors import one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import Evaluation
 
@@ -67,7 +68,7 @@ class Run:
         }
 
     def results(self) -> list[tuple[str, str]]:
-        """The results as a table of (name, value)."""
+        """The results as a table of (name, value), safe to print."""
         dataset = self.test.dataset + (" (NOT MNIST: it is not available here)" if self.fallback else "")
         best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
         speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
@@ -84,7 +85,9 @@ class Run:
             ("report", str(self.folder / "report" / "index.html")),
             ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
         ]
-        return rows + ([("interrupted", f"continue with: python train.py resume={folder}")] if self.interrupted else [])
+        if self.interrupted:
+            rows.append(("interrupted", f"continue with: python train.py resume={folder}"))
+        return [(name, one_line(value, 2000)) for name, value in rows]
 
 
 def _scores(evaluation: Evaluation) -> str:

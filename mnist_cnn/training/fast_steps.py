@@ -20,15 +20,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn.config import Config
 from mnist_cnn.data.datamodule import Batch, MNISTDataModule
-from mnist_cnn.training.callbacks import BestAndLast, EpochSeed, History, Progress
+from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, OnStart, Progress, StopRequest
 from mnist_cnn.training.module import Classifier
 
 # How many images Lightning sees at once: enough that its own work does not count, few enough that the progress bar
 # moves and Ctrl-C is heard.
 _IMAGES_AT_ONCE = 2048
 
-# Callbacks that have no hook for single batches, or (Progress) only count images. Any other may rely on single steps.
-_EPOCHWISE = (EpochSeed, History, Progress, BestAndLast, EarlyStopping)
+# Callbacks that have no hook for single batches, or do with several of them. Any other may rely on single steps.
+_EPOCHWISE = (Finite, EpochState, History, OnStart, Progress, StopRequest, BestAndLast, EarlyStopping)
 
 
 def why_not(config: Config, trainer: pl.Trainer) -> str | None:
@@ -52,13 +52,13 @@ class FastClassifier(Classifier):
 
     automatic_optimization = False
 
-    def hand_over(self, data: MNISTDataModule) -> "FastClassifier":
-        """Have the data module hand over several batches at once."""
+    def hand_over(self, data: MNISTDataModule, most: int | None = None) -> "FastClassifier":
+        """Have the data module hand over several batches at once, at `most` so many."""
         self._batch_size = data.config.batch_size
-        data.batches_at_once = max(1, _IMAGES_AT_ONCE // self._batch_size)
+        data.batches_at_once = max(1, min(_IMAGES_AT_ONCE // self._batch_size, most or _IMAGES_AT_ONCE))
         return self
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]  # Lightning takes both
         # Not the optimiser that Lightning wraps: it runs the precision plug-in for each step, to count it, for 70 µs.
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer)
@@ -69,7 +69,7 @@ class FastClassifier(Classifier):
             logits, loss = self.logits_and_loss(part)
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            outputs[number] = logits.detach(), loss.detach() * len(logits)
+            outputs[number] = logits.detach(), loss.detach()
             return loss
 
         for number, part in enumerate(zip(*(torch.split(whole, self._batch_size) for whole in batch), strict=True)):
@@ -77,10 +77,12 @@ class FastClassifier(Classifier):
             if isinstance(scheduler, LRScheduler):
                 scheduler.step()
         self._count(len(outputs))
-        logits, losses = zip(*outputs.values(), strict=True)
-        loss = torch.stack(losses).sum() / len(batch[1])
-        self._log_means("train", loss, torch.cat(logits), batch[1], self.train_accuracy)
-        return loss
+        logits = torch.cat([part for part, _ in outputs.values()])
+        losses = torch.stack([loss for _, loss in outputs.values()])
+        sizes = losses.new_tensor([len(part) for part, _ in outputs.values()])
+        loss = (losses * sizes).sum() / len(batch[1])
+        self._log_means("train", loss, logits, batch[1])
+        return {"loss": loss, "losses": losses}
 
     def _count(self, steps: int) -> None:
         for counter in self._step_counters():

@@ -5,9 +5,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnist_cnn.data.datamodule import Batch
@@ -37,6 +38,8 @@ class Classifier(pl.LightningModule):
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(classes, average="micro", validate_args=False) for _ in range(3)
         )
+        # Metrics of the module, so that a checkpoint can keep what they have of a running epoch.
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of scaled images (N, C, H, W)."""
@@ -45,16 +48,16 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, loss = self.logits_and_loss(batch)
-        self._log_means("train", loss, logits, batch[1], self.train_accuracy)
+        self._log_means("train", loss, logits, batch[1])
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, loss = self.logits_and_loss(batch)
-        self._log_means("val", loss, logits, batch[1], self.val_accuracy)
+        self._log_means("val", loss, logits, batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits, loss = self.logits_and_loss(batch)
-        self._log_means("test", loss, logits, batch[1], self.test_accuracy)
+        self._log_means("test", loss, logits, batch[1])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # The loss scaling of float16 divides gradients before they are clipped, which fused optimisers don't allow.
@@ -68,6 +71,18 @@ class Classifier(pl.LightningModule):
         """Make the checkpoint describe itself."""
         checkpoint.update(self.metadata)
 
+    def on_train_epoch_end(self) -> None:
+        """Move ReduceLROnPlateau: Lightning does so only after `last.ckpt` is written, which would lack the move."""
+        for config in self.trainer.lr_scheduler_configs:
+            if _is_epochwise_plateau(config) and (self.trainer.current_epoch + 1) % config.frequency == 0:
+                super().lr_scheduler_step(config.scheduler, self.trainer.callback_metrics[str(config.monitor)])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move any other scheduler, when Lightning says so."""
+        configs = [config for config in self.trainer.lr_scheduler_configs if config.scheduler is scheduler]
+        if not any(map(_is_epochwise_plateau, configs)):
+            super().lr_scheduler_step(scheduler, metric)
+
     @property
     def total_steps(self) -> int:
         """The number of optimiser steps in the whole run."""
@@ -79,11 +94,15 @@ class Classifier(pl.LightningModule):
         logits = self(images)
         return logits, F.cross_entropy(logits, labels)
 
-    def _log_means(
-        self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor, accuracy: MulticlassAccuracy
-    ) -> None:
+    def _log_means(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Log the means over an epoch's images, in which a smaller last batch weighs less."""
-        accuracy.update(logits, labels)
-        size = len(labels)
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
-        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, batch_size=size)
+        means: dict[str, Metric] = {key: getattr(self, f"{stage}_{key}") for key in ("loss", "accuracy")}
+        # One value for each image, not a weight: MeanMetric ignores weights where it does not look for NaN (1.9).
+        means["loss"].update(loss.detach().expand(len(labels)))
+        means["accuracy"].update(logits, labels)
+        for key, mean in means.items():
+            self.log(f"{stage}/{key}", mean, on_step=False, on_epoch=True, batch_size=len(labels))
+
+
+def _is_epochwise_plateau(config: LRSchedulerConfig) -> bool:
+    return config.reduce_on_plateau and config.interval == "epoch"

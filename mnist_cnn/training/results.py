@@ -1,5 +1,6 @@
 """The end of a run: the kept checkpoint is evaluated, and the results are written and printed."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
+from mnist_cnn import run_folder
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.report.page import write_report
 from mnist_cnn.report.run import Run
-from mnist_cnn.run_folder import discard
-from mnist_cnn.training.callbacks import History
+from mnist_cnn.training.callbacks import History, StopRequest
 
 
 def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
@@ -24,8 +25,10 @@ def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pat
     if not trainer.is_global_zero:
         return None
     if trainer.interrupted and not any((run_dir / "checkpoints").glob("*.ckpt")):
-        discard(run_dir)
-        print("stopped before the first step; the run folder was removed", file=sys.stderr)
+        print("stopped before the first step, so nothing is kept", file=sys.stderr)
+        return None
+    if trainer.interrupted and StopRequest.of(trainer).signal not in (None, signal.SIGINT):  # there is little time
+        print(f"stopped; continue with: {run_folder.resume_command(run_dir)}", file=sys.stderr)
         return None
     (history,) = (item for item in trainer.callbacks if isinstance(item, History))  # type: ignore[attr-defined]
     trained = checkpoint.load(run_dir)

@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +18,16 @@ from lightning.pytorch.loggers import Logger
 from mnist_cnn import machine, run_folder
 from mnist_cnn.config import RUN_DIR, Config
 from mnist_cnn.data.datamodule import MNISTDataModule
-from mnist_cnn.errors import ConfigError, flat, one_line
+from mnist_cnn.errors import CheckpointError, ConfigError, UserError, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
-from mnist_cnn.training.callbacks import EpochSeed, History, Progress
+from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, OnStart, Progress, StopRequest
+from mnist_cnn.training.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
-from mnist_cnn.training.resume.stopped import resume_from, settings_of
+from mnist_cnn.training.resume.stopped import settings_of
 from mnist_cnn.training.targets import make
 
 T = TypeVar("T")
@@ -34,18 +36,15 @@ T = TypeVar("T")
 def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     """Lightning's Trainer with the callbacks and loggers of a run; the run's folder records the configuration."""
     _quiet()
-    try:
-        callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
-        loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
-        ours = [EpochSeed(config.seed), History(), Progress()]
-        trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
-        if trainer.world_size > 1 and run_folder.sweeping():
-            raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
-    except ConfigError:
-        if not config.resume:
-            run_folder.discard(run_dir)
-        raise
-    if trainer.is_global_zero:
+    callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
+    loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
+    ours: list[Callback] = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest()]
+    if config.resume:  # a run whose state can't be taken over stays as it was
+        ours.append(OnStart(partial(run_folder.record, run_dir, config)))
+    trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
+    if trainer.world_size > 1 and run_folder.sweeping():
+        raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
+    if not config.resume:
         run_folder.record(run_dir, config)
     return trainer
 
@@ -73,11 +72,18 @@ def build_classifier(
         if trainer.is_global_zero:
             print(f"note: fast steps are off, because {reason}.", file=sys.stderr)
         return Classifier(*arguments)
-    return FastClassifier(*arguments).hand_over(data)
+    (keeper,) = (item for item in trainer.callbacks if isinstance(item, BestAndLast))  # type: ignore[attr-defined]
+    return FastClassifier(*arguments).hand_over(data, most=keeper.steps_apart)
 
 
-def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: Config) -> None:
-    """Train. Ctrl-C ends it with the checkpoints in place and `trainer.interrupted` set."""
+def fit(
+    trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: Config, stopped_at: Path | None = None
+) -> None:
+    """Train, from the checkpoint where a run was stopped if there is one.
+
+    A signal that ends it leaves the checkpoints in place and `trainer.interrupted` set. CheckpointError if the state
+    in `stopped_at` can't be that of this run.
+    """
     machine.keep_freed_memory()
     # In deterministic mode torch fills all new memory, in case somebody reads it before it is written; nobody does.
     # (setattr: torch makes this module a class, which its types don't know.)
@@ -89,19 +95,20 @@ def fit(trainer: pl.Trainer, module: Classifier, data: MNISTDataModule, config: 
     try:
         # Lightning shares the processors out among several processes.
         with machine.threads(operations) if trainer.world_size == 1 else nullcontext():
-            trainer.fit(module, datamodule=data, ckpt_path=resume_from(config), weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=stopped_at, weights_only=True)
     except SystemExit:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise
+    except (UserError, OSError):
+        raise
     except Exception as error:
-        folder = Path(trainer.default_root_dir)
-        if not any((folder / "checkpoints").glob("*.ckpt")):
-            run_folder.discard(folder)
-        why = flat(error)
+        why = one_line(flat(error), 200)
         if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never logged
-            raise ConfigError(why) from error
+            raise ConfigError(flat(error)) from error
         if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise ConfigError(f"trainer.compile=true: it is not possible here: {one_line(why, 200)}") from error
+            raise ConfigError(f"trainer.compile=true: it is not possible here: {why}") from error
+        if stopped_at is not None and not StopRequest.of(trainer).has_started:
+            raise CheckpointError(f"{stopped_at}: its state is not that of this run ({why}).") from error
         raise
     finally:
         signal.signal(signal.SIGINT, handler)
@@ -118,6 +125,7 @@ def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], r
             deterministic=config.trainer.deterministic,
             callbacks=callbacks,
             logger=loggers or False,
+            plugins=[WholeCheckpoints()],
             default_root_dir=run_dir.absolute(),
             num_sanity_val_steps=0,
             enable_model_summary=False,  # train.py prints one that says more

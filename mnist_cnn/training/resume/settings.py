@@ -22,6 +22,7 @@ from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, se
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.training.log import CSVLog
 from mnist_cnn.training.resume.saved import leaves, read_saved
 from mnist_cnn.training.resume.stopped import cannot_change
 from mnist_cnn.training.targets import class_of
@@ -35,14 +36,15 @@ _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
 # Where classes that a run folder names by itself are from.
 _TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.",
-            "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
+            "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.log.CSVLog",
+            "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
 # Further arguments of the Trainer that a run folder may have by itself.
 _TRAINER_ARGUMENTS = (
     "accumulate_grad_batches", "benchmark", "detect_anomaly", "gradient_clip_algorithm", "gradient_clip_val",
     "inference_mode", "limit_test_batches", "limit_train_batches", "log_every_n_steps", "overfit_batches",
 )  # fmt: skip
 # Loggers that write into the run's folder and send nothing anywhere.
-_LOCAL_LOGGERS = (CSVLogger, TensorBoardLogger)
+_LOCAL_LOGGERS = (CSVLog, CSVLogger, TensorBoardLogger)
 # Arguments of callbacks and loggers that are words, not paths, and what a word looks like: `val/loss`.
 _WORDS = ("monitor", "mode", "name", "version", "filename", "logging_interval")
 _WORD = re.compile(r"\w[\w .=+{}-]*(/[\w=+-]+)?")

@@ -1,8 +1,8 @@
 """The state that a stopped run left: which checkpoint it continues from, and whether the settings still fit it."""
 
+import re
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,52 +10,80 @@ from mnist_cnn.config import Config
 from mnist_cnn.errors import CheckpointError, ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.network import build_network
 from mnist_cnn.run_folder import is_first_process
 
 
-def load_stopped(config: Config, run: str) -> TrainedNetwork:
-    """The network of a stopped run; ConfigError if the settings would make it another experiment."""
-    last = Path(run) / "checkpoints" / "last.ckpt"
-    if not last.exists():
-        raise ConfigError(f"resume={run}: nothing to resume: {last} does not exist.")
-    content = checkpoint.read(last)
-    stopped = checkpoint.trained_network(content, last)
-    _check_state(content, last)
-    _check_same_experiment(config, stopped)
-    if resume_from(config) is not None:
-        if is_first_process():
-            print(f"resuming {run} after epoch {stopped.epoch}", file=sys.stderr)
-        return stopped
-    if config.model.init_from is not None:
-        return replace(stopped, network=checkpoint.load(config.model.init_from).network)
-    return replace(stopped, network=build_network(config.model.layers, stopped.network.input_shape))
+def find_stopped(config: Config, run: str) -> tuple[TrainedNetwork | None, Path | None]:
+    """The network of a stopped run, and the checkpoint that it continues from.
 
-
-def _check_state(content: Mapping[str, Any], last: Path) -> None:
-    """Raise CheckpointError unless it holds a run's state whose callbacks' files all lie in their own folder.
-
-    Lightning removes and replaces the files that a callback's state names.
+    That is `last.ckpt` or, if this is damaged or missing, `best.ckpt`: a longer way to the same end. None and None if
+    the run was stopped before it wrote one, so that it begins again. CheckpointError if all are damaged, ConfigError
+    if the settings would make it another experiment.
     """
-    callbacks = content.get("callbacks")
-    if not isinstance(callbacks, dict) or not all(content.get(key) for key in ("optimizer_states", "loops")):
-        raise CheckpointError(f"{last}: a checkpoint without the state of a run, so there is nothing to resume.")
-    for name, state in callbacks.items():
-        if not isinstance(state, dict) or "dirpath" not in state:
+    damaged: list[str] = []
+    for file in (Path(run) / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")):
+        if not file.exists():
             continue
-        files = [value for key, value in state.items() if str(key).endswith("_path")] + list(state["best_k_models"])
-        folder = Path(str(state["dirpath"]))
-        if ".." in folder.parts or any(file and Path(str(file)) != folder / Path(str(file)).name for file in files):
-            raise CheckpointError(f"{last}: the state of {one_line(str(name), 60)} names files outside its folder.")
+        try:
+            content = checkpoint.read(file)
+            trained = checkpoint.trained_network(content, file)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        position = _check_state(content, file)  # a state that is not to be trusted is no reason to look further
+        _check_same_experiment(config, trained)
+        _check_optimizer(config, content, file)
+        _tell(*(f"warning: {line}" for line in damaged), f"resuming {run} {position}, from {file.name}")
+        return trained, file
+    if damaged:
+        raise CheckpointError("\n".join([*damaged, f"  To begin again, remove {run}/checkpoints."]))
+    _tell(f"resuming {run} from the beginning: it was stopped before it wrote a checkpoint")
+    return None, None
 
 
-def resume_from(config: Config) -> Path | None:
-    """The checkpoint whose weights and optimiser a resumed run takes over.
+def _tell(*lines: str) -> None:
+    if is_first_process():
+        print("\n".join(lines), file=sys.stderr)
 
-    None where the run was stopped in its first epoch: what it kept is half an epoch, so it begins again.
+
+def _check_state(content: Mapping[str, Any], file: Path) -> str:
+    """Where the run was stopped, in words; CheckpointError unless a checkpoint's content holds the state of a run.
+
+    Lightning takes the state as it is, and removes and replaces the files that a callback's state names. So what it
+    counts with must be whole numbers, and those files must lie in their own folder.
     """
-    folder = Path(config.resume or "") / "checkpoints"
-    return folder / "last.ckpt" if config.resume and (folder / "best.ckpt").exists() else None
+    try:
+        callbacks, epochs = content["callbacks"], content["loops"]["fit_loop"]["epoch_progress"]["current"]
+        (optimizer,) = content["optimizer_states"]
+        is_whole = all(isinstance(count, int) and count >= 0 for count in _values(content["loops"]))
+        version = str(content["pytorch-lightning_version"])
+        if not (is_whole and re.fullmatch(r"\d+(\.\d+)*[\w.+]*", version) and optimizer["param_groups"]):
+            raise ValueError
+        for state in callbacks.values():
+            paths = [*(state[key] for key in state if str(key).endswith("_path")), *state.get("best_k_models", ())]
+            folder = Path(state.get("dirpath") or "")
+            if ".." in folder.parts or any(path and Path(path) != folder / Path(path).name for path in paths):
+                raise CheckpointError(f"{file}: the state of a callback names files outside its folder.")
+        for row in callbacks["History"]["rows"]:
+            if not all(isinstance(value, int | float) for value in (row["epoch"], row["step"], row["seconds"])):
+                raise ValueError
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: a checkpoint without the state of a run, so there is nothing to resume."
+        ) from error
+    if epochs["started"] > epochs["processed"]:
+        return f"in epoch {content['epoch'] + 1}, at step {content['global_step']:,}"
+    return f"after epoch {content['epoch'] + 1}"
+
+
+def _values(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict | list):
+        for inner in tree.values() if isinstance(tree, dict) else tree:
+            yield from _values(inner)
+    else:
+        yield tree
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -83,6 +111,18 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
         raise ConfigError(
             f"resume={config.resume}: it already has {stopped.epoch} epochs; trainer.max_epochs={epochs}."
         )
+
+
+def _check_optimizer(config: Config, content: Mapping[str, Any], file: Path) -> None:
+    """Raise CheckpointError if the optimiser's state has other values than the settings say, such as a learning rate.
+
+    A scheduler moves them; and `eps` is not what Keras calls epsilon.
+    """
+    for group in content["optimizer_states"][0]["param_groups"] if not config.scheduler else ():
+        for key in (set(config.optimizer) & set(group)) - {"eps"}:
+            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], config.optimizer[key]))
+            if was != wanted:
+                raise CheckpointError(f"{file}: its {key} is {one_line(str(was), 60)}, but optimizer.{key}={wanted}.")
 
 
 def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
