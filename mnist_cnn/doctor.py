@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import __version__
-from mnist_cnn.errors import flat, one_line
+from mnist_cnn.errors import one_line
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
@@ -63,7 +63,7 @@ class Diagnosis:
 
 
 def examine(data_root: Path) -> Diagnosis:
-    """Ask everything, in little more than the time of importing torch and Lightning; nothing is fetched or written."""
+    """Ask everything, in little more than the time of importing torch and Lightning. Nothing is fetched."""
     packages, usable, problems = _packages()
     subjects = {"system": _ask(_system), "packages": packages}
     if "torch" in usable:
@@ -245,10 +245,9 @@ def _public(error: object) -> str:
         name = re.split(r"[/\\]", path[0])[-1]
         return f".../{name}" if re.match(r"[\w.+-]+\.(?:so|py|pyd|dll|dylib)\b", name) else "..."
 
-    said = flat(error) if isinstance(error, BaseException) else " ".join(str(error).split())
-    # A path begins with a slash, ~ or a drive, and ends with a quotation mark, or a colon and a space.
-    said = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\~](?:[^:'\"(),]|:(?=\S))*", name_only, said)
-    return one_line(f"{type(error).__name__}: {said}")
+    # A path begins with a slash, ~ or a drive, and ends before punctuation, or before a colon and a space.
+    path = r"(?<![\w.])(?:[A-Za-z]:)?[/\\~](?:[^:'\"(),]|:(?=\S))*"
+    return one_line(f"{type(error).__name__}: {re.sub(path, name_only, ' '.join(str(error).split()))}")
 
 
 def _read(file: str) -> str:
