@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
 from mnist_cnn.terminal import allow_any_text, failed, print_json, run_command
+
+try:
+    from mnist_cnn.data.sources import SOURCES
+except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
+    SOURCES = {}
 
 # What `mnist-cnn --help` lists.
 _COMMANDS = """\
@@ -25,6 +29,9 @@ use a trained network
 exchange networks with Keras
   import-keras  make a checkpoint from a Keras model (.keras, .h5, .hdf5)
   export        write a Keras model (.keras) from a checkpoint
+
+report a problem
+  doctor        describe this installation and machine, with nothing private
 
 mnist-cnn COMMAND --help describes the options of a command.
 """
@@ -126,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", metavar="FILE", type=_path, help="the file to write (MODEL.keras in this folder)"
     )
     _add_json(export)
+
+    doctor = command("doctor", _doctor, "Describe this installation and this machine, to be pasted into a bug report.")
+    doctor.add_argument("--data-root", default="data", metavar="FOLDER", type=_path, help="where images are (data)")
+    _add_json(doctor)
     return parser
 
 
@@ -241,3 +252,14 @@ def _export(options: argparse.Namespace) -> int:
         print(f"{trained.model}, {trained.provenance}\ntakes images of shape {tuple(shape)}, scaled by {scaling}")
         print(f"written to {one_line(output)}")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from mnist_cnn.doctor import examine
+
+    diagnosis = examine(options.data_root)
+    if options.json:
+        print_json(diagnosis.to_dict())
+    else:
+        print(diagnosis.summary())
+    return 1 if diagnosis.problems else 0
