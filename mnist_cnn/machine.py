@@ -72,7 +72,7 @@ def processors() -> int:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; True if that is not known (not x86, or torch < 2.10)."""
+    """Whether the processor multiplies bfloat16 natively; True if that is not known (not x86, or torch 2.10)."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if capabilities.get("architecture") != "x86_64":
         return True

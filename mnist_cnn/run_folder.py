@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -30,14 +30,21 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
     if not is_first_process():
         yield Path(os.devnull)  # where nobody writes
         return
-    folder = Path(config.resume) if config.resume else _make_run_dir(config, dataset)
+    if config.resume:
+        with _lock(Path(config.resume)):
+            remove_parts(Path(config.resume))
+            yield Path(config.resume)
+        return
+    folder, made = _make_run_dir(config, dataset)
     with _lock(folder):
-        remove_parts(folder)
         try:
             yield folder
         finally:
-            if not config.resume and not any((folder / "checkpoints").glob("*.ckpt")):
+            if not any((folder / "checkpoints").glob("*.ckpt")):
                 shutil.rmtree(folder, ignore_errors=True)  # the reason for it is what the user must know
+                with suppress(OSError):  # other runs may have a folder beside it
+                    for parent in made:
+                        parent.rmdir()
 
 
 @contextmanager
@@ -58,7 +65,8 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _make_run_dir(config: Config, dataset: str) -> Path:
+def _make_run_dir(config: Config, dataset: str) -> tuple[Path, list[Path]]:
+    """Make the folder of a new run; also gives those above it that had to be made, the innermost first."""
     if sweeping():
         hydra = HydraConfig.get()
         varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
@@ -70,8 +78,9 @@ def _make_run_dir(config: Config, dataset: str) -> Path:
     folder, number = wanted, 1
     while True:
         try:
+            made = [parent for parent in folder.parents if not parent.exists()]
             (folder / "checkpoints").mkdir(parents=True)  # only one process can: the folder is its own
-            return folder
+            return folder, made
         except FileExistsError:
             if config.run_dir and not sweeping():
                 raise _taken(folder) from None
@@ -89,7 +98,11 @@ def record(folder: Path, config: Config) -> None:
     if not is_first_process():
         return
     file = folder / "config.yaml"
-    commands = [line for line in file.read_text().splitlines() if line.startswith("# ")] if file.exists() else []
+    commands = (
+        [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+        if file.exists()
+        else []
+    )
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     commands.append(f"# {one_line(command, 2000)}")
     values = {**config.to_dict(), "run_dir": None, "resume": None}

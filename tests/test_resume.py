@@ -585,3 +585,88 @@ def test_further_checkpoints_leave_the_best_one_alone() -> None:
     best = max(found["history"], key=lambda row: row["val/accuracy"])["epoch"]
     assert found["best_epoch"] == checkpoint.load("run").epoch == best
     assert len(list(Path("run/checkpoints").glob("epoch=*.ckpt"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer__limit_train_batches", 5),
+        ("trainer__gradient_clip_val", 0.5),
+        ("trainer__accumulate_grad_batches", 2),
+        ("callbacks__checkpoint__monitor", "val/loss"),
+        ("optimizer__lr", 0.5),
+    ],
+)
+def test_an_edited_configuration_does_not_make_a_run_another_experiment(key: str, value: Any, digits_run: Path) -> None:
+    strange(digits_run, put(**{key: value}))
+    outcome = train_command("resume=stranger", "trainer.max_epochs=4")
+    assert outcome.status == 2
+    assert f"{key.replace('__', '.')} can't be changed" in outcome.err
+
+
+def test_another_learning_rate_in_the_state_of_the_optimizer_is_told(digits_run: Path) -> None:
+    shutil.copytree(digits_run, "stranger")
+    file = Path("stranger/checkpoints/last.ckpt")
+    content = torch.load(file, weights_only=True)
+    content["optimizer_states"][0]["param_groups"][0]["lr"] = 0.5
+    torch.save(content, file)
+    outcome = train_command("resume=stranger", "trainer.max_epochs=4")
+    assert outcome.status == 1
+    assert "its lr is 0.5, but optimizer.lr=0.001" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content["loops"]["fit_loop"]["epoch_progress"].pop("current"),
+        lambda content: content["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=-1),
+        lambda content: content["loops"].update(fit_loop="x"),
+        lambda content: content["callbacks"]["History"].update(rows=[{"epoch": "1"}]),
+        lambda content: content["callbacks"].update(History=3),
+        lambda content: content["optimizer_states"][0].pop("state"),
+        lambda content: content["optimizer_states"][0]["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda content: content["optimizer_states"].clear(),
+        lambda content: content.update({"pytorch-lightning_version": "x"}),
+        lambda content: content.update({"pytorch-lightning_version": "9999.1"}),
+    ],
+    ids=range(10),
+)
+def test_a_state_that_is_not_that_of_a_run_is_a_line_and_changes_nothing(
+    spoil: Callable[[dict[str, Any]], Any], digits_run: Path
+) -> None:
+    shutil.copytree(digits_run, "stranger")
+    file = Path("stranger/checkpoints/last.ckpt")
+    content = torch.load(file, weights_only=True)
+    spoil(content)
+    torch.save(content, file)
+    before = {path: path.read_bytes() for path in Path("stranger").rglob("*") if path.is_file()}
+    outcome = train_command("resume=stranger", "trainer.max_epochs=4")
+    assert outcome.status == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert "last.ckpt" in outcome.err[outcome.err.index("error: ") :]
+    assert {path: path.read_bytes() for path in Path("stranger").rglob("*") if path.is_file()} == before
+
+
+def test_a_network_to_start_from_is_named_again_where_no_checkpoint_has_it(digits_run: Path) -> None:
+    settings = (*QUICK[1:], f"model.init_from={digits_run}", "run_dir=run")
+    assert train_command(*settings).status == 0
+    shutil.rmtree("run/checkpoints")
+    Path("run/checkpoints").mkdir()
+    refused = train_command("resume=run")
+    assert refused.status == 2
+    assert "model.init_from" in refused.err
+    assert train_command("resume=run", f"model.init_from={digits_run}").status == 0
+
+
+def test_two_processes_go_on_in_mid_epoch() -> None:
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callbacks.checkpoint.every_n_train_steps=7")
+    layers = "[Flatten,{Dropout:{rate:0.5}},{Dense:{units:10}}]"
+    settings = (f"model.layers={layers}", "data=digits", "data.batch_size=8", "trainer.max_epochs=2", *two)
+    assert run_process(*settings, "run_dir=whole").status == 0
+    stop = ("+callbacks.ctrl_c._target_=tests.test_training.CtrlC", "+callbacks.ctrl_c.step=100")
+    assert run_process(*settings, "run_dir=run", *stop).status == 130
+    one = train_command("resume=run", "+callbacks.ctrl_c=null", "trainer.devices=1", "trainer.strategy=auto")
+    assert one.status == 1
+    assert "trainer.devices=2" in one.err
+    assert run_process("resume=run", "+callbacks.ctrl_c=null").status == 0
+    assert_equal_runs(Path("run"), Path("whole"))

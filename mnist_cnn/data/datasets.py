@@ -4,12 +4,15 @@ The names are those of `sources.SOURCES`, and `auto`: MNIST, but where MNIST is 
 digits instead, which have its shape and classes.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mnist_cnn.data.download import fetch_files, mirror_address
 from mnist_cnn.data.images import Images
@@ -60,8 +63,8 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
     if root.exists() and not root.is_dir():
         raise DataError(f"data root {root}: it is a file, and should be a folder.")
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
+        (root / source.folder).mkdir(parents=True, exist_ok=True)
+        with _lock(root / f".{name}.lock", name):
             # Look again: while this process waited, another may have fetched them.
             fetch_files(source.missing(root), root / source.folder, addresses)
     except DataError as error:
@@ -70,6 +73,21 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
         raise
     except OSError as error:
         raise DataError(f"data root {root}: {name} can't be written there: {error.strerror or error}.") from error
+
+
+@contextmanager
+def _lock(file: Path, name: str) -> Iterator[None]:
+    """Keep other processes from fetching the same files; say so if that means to wait."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"waiting for another process that is fetching {name}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def load(name: str, root: str | Path) -> Dataset:

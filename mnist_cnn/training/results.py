@@ -31,7 +31,7 @@ def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pat
         print(f"stopped; continue with: {run_folder.resume_command(run_dir)}", file=sys.stderr)
         return None
     (history,) = (item for item in trainer.callbacks if isinstance(item, History))  # type: ignore[attr-defined]
-    trained = checkpoint.load(run_dir)
+    trained = checkpoint.load(checkpoint.find(run_dir))
     run = Run(
         folder=run_dir,
         trained=trained,

@@ -70,6 +70,12 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     require_one_of("data.name", name, "auto", *SOURCES)
     if "data.root" not in keys and not datasets.is_present(name, root):
         saved["data"]["root"] = now["data"]["root"]  # images would be written there
+    begins_again = not any(Path(folder, "checkpoints").glob("*.ckpt"))
+    if begins_again and saved["model"].get("init_from") and "model.init_from" not in keys:
+        raise ConfigError(
+            f"resume={folder}: it has no checkpoint, and its model.init_from, "
+            f"{one_line(saved['model']['init_from'], 80)}, is not trusted from a run folder; name it again."
+        )
     _check_targets(saved, now, folder)
     configuration: DictConfig = OmegaConf.create(literal(saved))
     return configuration

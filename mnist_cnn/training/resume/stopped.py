@@ -91,8 +91,16 @@ def settings_of(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
     for key in ("batch_size", "val_fraction", "split", "normalize"):
         settings[f"data.{key}"] = getattr(config.data, key)
-    for group in ("optimizer", "scheduler"):
-        settings |= {f"{group}.{key}": value for key, value in getattr(config, group).items()}
+    for group, values in (
+        ("trainer", config.trainer.extra),
+        ("optimizer", config.optimizer),
+        ("scheduler", config.scheduler),
+    ):
+        settings |= {f"{group}.{key}": value for key, value in values.items()}
+    for name, target in config.callbacks.items():
+        # Those of other projects may be left out when a run is resumed.
+        if target is not None and str(target.get("_target_")).startswith(("lightning.", "mnist_cnn.")):
+            settings |= {f"callbacks.{name}.{key}": value for key, value in target.items()}
     return settings
 
 
