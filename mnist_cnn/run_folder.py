@@ -98,11 +98,8 @@ def record(folder: Path, config: Config) -> None:
     if not is_first_process():
         return
     file = folder / "config.yaml"
-    commands = (
-        [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
-        if file.exists()
-        else []
-    )
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    commands = [line for line in lines if line.startswith("# ")]
     command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     commands.append(f"# {one_line(command, 2000)}")
     values = {**config.to_dict(), "run_dir": None, "resume": None}

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import torch
 
+from mnist_cnn import __version__
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError, flat, one_line
 from mnist_cnn.files import write_file
@@ -66,7 +67,8 @@ def describe(
     training: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The metadata of a checkpoint, as primitives; ConfigError if `load` would refuse them."""
-    packages = ("mnist-cnn", "torch", "lightning")
+    versions = {"python": platform.python_version(), "mnist-cnn": __version__}
+    versions |= {name: version(name) for name in ("torch", "lightning")}
     metadata = {
         "format": FORMAT,
         "model": one_line(model, 100),
@@ -77,7 +79,7 @@ def describe(
         "dataset": dataset,
         "split": dict(split),
         "training": dict(training),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions,
     }
     try:
         msgspec.convert({**metadata, "epoch": 0}, Description)

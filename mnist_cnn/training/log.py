@@ -29,6 +29,7 @@ class CSVLog(Logger):
         super().__init__()
         self._file = Path(file)
         self._lines: dict[int, dict[str, float]] = {}  # by step, counted from 0 as Lightning does
+        self._has_news = False
 
     @property
     def name(self) -> str:
@@ -44,16 +45,24 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._lines.setdefault(int(step or 0), {}).update(metrics)
+        self._add(int(step or 0), metrics)
+        self._has_news = True
+
+    def _add(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._lines.setdefault(step, {}).update(metrics)
 
     @rank_zero_only
     def save(self) -> None:
+        """Write the file; a resumed run leaves it alone until it has something to add."""
+        if not self._has_news:
+            return
         names = {name for line in self._lines.values() for name in line} - {"epoch"}
         text = io.StringIO()
         writer = csv.DictWriter(text, ["step", "epoch", *sorted(names)], lineterminator="\n")
         writer.writeheader()
         writer.writerows({"step": step, **line} for step, line in sorted(self._lines.items()))
         write_file(self._file, text.getvalue().encode())
+        self._has_news = False
 
     @rank_zero_only
     def go_on_after(self, epochs: Sequence[EpochRow]) -> None:
@@ -75,7 +84,7 @@ class CSVLog(Logger):
             self._lines.clear()
         for row in epochs:
             metrics = {name: value for name, value in row.items() if name not in _NOT_LOGGED}
-            self.log_metrics({"epoch": int(row["epoch"]) - 1, **metrics}, int(row["step"]) - 1)
+            self._add(int(row["step"]) - 1, {"epoch": int(row["epoch"]) - 1, **metrics})
 
 
 def _number(text: str) -> float:

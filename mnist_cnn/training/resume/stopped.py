@@ -91,11 +91,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = {"seed": config.seed, "trainer.precision": config.trainer.precision}
     for key in ("batch_size", "val_fraction", "split", "normalize"):
         settings[f"data.{key}"] = getattr(config.data, key)
-    for group, values in (
-        ("trainer", config.trainer.extra),
-        ("optimizer", config.optimizer),
-        ("scheduler", config.scheduler),
-    ):
+    groups = {"trainer": config.trainer.extra, "optimizer": config.optimizer, "scheduler": config.scheduler}
+    for group, values in groups.items():
         settings |= {f"{group}.{key}": value for key, value in values.items()}
     for name, target in config.callbacks.items():
         # Those of other projects may be left out when a run is resumed.
