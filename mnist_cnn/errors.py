@@ -4,6 +4,7 @@ Any other exception is a bug in the program and keeps its traceback.
 """
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
@@ -48,6 +49,19 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__()
         self.exit_status = 128 + number
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """The error as a user may be told it, if it is no bug: a UserError itself, a failing disk, or a lack of memory."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        where = f"{one_line(error.filename)}: " if error.filename else ""
+        return UserError(f"{where}{error.strerror or one_line(flat(error))}.")
+    # torch's own errors: on the CPU a RuntimeError, on a GPU an OutOfMemoryError, which is one too
+    if isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|out of memory|bad_alloc", str(error)):
+        return UserError("there is not enough memory for this; a smaller data.batch_size or another machine may help.")
+    return None
 
 
 def flat(error: BaseException) -> str:

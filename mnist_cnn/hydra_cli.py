@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn import config
-from mnist_cnn.errors import ConfigError, Interrupted, UserError, did_you_mean, flat, one_line
+from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error, did_you_mean, flat, one_line
 from mnist_cnn.sweep import Sweep
-from mnist_cnn.terminal import allow_any_text, as_user_error, failed
+from mnist_cnn.terminal import allow_any_text, failed
 
 # Settings whose value is a path, taken as it is written: Hydra would read `=`, `,` and quotes in it.
 PATHS = ("resume", "run_dir", "model.init_from")

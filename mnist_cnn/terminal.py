@@ -3,13 +3,12 @@
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from mnist_cnn.errors import UserError, flat, one_line, printable
+from mnist_cnn.errors import UserError, as_user_error, printable
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -34,19 +33,6 @@ def run_command(command: Callable[[], int]) -> int:
             _drop_output()
         return failed(str(told), told.exit_status)
     return status
-
-
-def as_user_error(error: Exception) -> UserError | None:
-    """The error as a user may be told it, if it is no bug: a UserError itself, a failing disk, or a lack of memory."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, OSError):
-        where = f"{one_line(error.filename)}: " if error.filename else ""
-        return UserError(f"{where}{error.strerror or one_line(flat(error))}.")
-    # torch's own errors: on the CPU a RuntimeError, on a GPU an OutOfMemoryError, which is one too
-    if isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|out of memory|bad_alloc", str(error)):
-        return UserError("there is not enough memory for this; a smaller data.batch_size or another machine may help.")
-    return None
 
 
 def allow_any_text() -> None:

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn.config import Config
 from mnist_cnn.data.datamodule import Batch, MNISTDataModule
-from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, OnStart, Progress, StopRequest
+from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, FirstBatch, History, Progress, StopRequest
 from mnist_cnn.training.module import Classifier
 
 # How many images Lightning sees at once: enough that its own work does not count, few enough that the progress bar
@@ -28,7 +28,7 @@ from mnist_cnn.training.module import Classifier
 _IMAGES_AT_ONCE = 2048
 
 # Callbacks that have no hook for single batches, or do with several of them. Any other may rely on single steps.
-_EPOCHWISE = (Finite, EpochState, History, OnStart, Progress, StopRequest, BestAndLast, EarlyStopping)
+_EPOCHWISE = (Finite, EpochState, History, FirstBatch, Progress, StopRequest, BestAndLast, EarlyStopping)
 
 
 def why_not(config: Config, trainer: pl.Trainer) -> str | None:

@@ -115,8 +115,17 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _lay_out_like_weights(optimizer: Optimizer) -> None:
-    """Give loaded optimiser state the memory format of its weights: fused kernels ignore strides."""
-    for weight, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                state[key] = torch.empty_like(weight).copy_(value)
+    """Give loaded optimiser state the memory format of its weights; ValueError if it can't be state of theirs.
+
+    Fused kernels look at neither shapes nor strides: a state that is too small has them write anywhere in memory.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            for key, value in optimizer.state.get(weight, {}).items():
+                if not isinstance(value, Tensor):
+                    continue
+                fits = value.shape == weight.shape or (key == "step" and value.numel() == 1)
+                if group.get("fused") and not (fits and value.dtype == torch.float32):
+                    raise ValueError(f"{key} has shape {tuple(value.shape)} and type {value.dtype}")
+                if value.shape == weight.shape:
+                    optimizer.state[weight][key] = torch.empty_like(weight).copy_(value)

@@ -18,12 +18,12 @@ from lightning.pytorch.loggers import Logger
 from mnist_cnn import machine, run_folder
 from mnist_cnn.config import RUN_DIR, Config
 from mnist_cnn.data.datamodule import MNISTDataModule
-from mnist_cnn.errors import CheckpointError, ConfigError, UserError, flat, one_line
+from mnist_cnn.errors import CheckpointError, ConfigError, as_user_error, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
-from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, History, OnStart, Progress, StopRequest
+from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, FirstBatch, History, Progress, StopRequest
 from mnist_cnn.training.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
@@ -38,14 +38,15 @@ def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     _quiet()
     callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
     loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
-    ours: list[Callback] = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest()]
-    if config.resume:  # a run whose state can't be taken over stays as it was
-        ours.append(OnStart(partial(run_folder.record, run_dir, config)))
+    record = partial(run_folder.record, run_dir, config)
+    # A run whose state can't be taken over stays as it was.
+    first_batch = FirstBatch(record if config.resume else None)
+    ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest(), first_batch]
     trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
     if trainer.world_size > 1 and run_folder.sweeping():
         raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
     if not config.resume:
-        run_folder.record(run_dir, config)
+        record()
     return trainer
 
 
@@ -99,15 +100,16 @@ def fit(
     except SystemExit:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise
-    except (UserError, OSError):
-        raise
     except Exception as error:
+        if as_user_error(error) is not None:
+            raise
         why = one_line(flat(error), 200)
         if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never logged
             raise ConfigError(flat(error)) from error
         if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise ConfigError(f"trainer.compile=true: it is not possible here: {why}") from error
-        if stopped_at is not None and not StopRequest.of(trainer).has_started:
+        (first_batch,) = (item for item in trainer.callbacks if isinstance(item, FirstBatch))  # type: ignore[attr-defined]
+        if stopped_at is not None and not first_batch.is_over:
             raise CheckpointError(f"{stopped_at}: its state is not that of this run ({why}).") from error
         raise
     finally:

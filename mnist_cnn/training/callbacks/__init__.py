@@ -1,7 +1,7 @@
 """Lightning callbacks: what happens in every epoch, which checkpoints are kept, and what ends a run early."""
 
 from mnist_cnn.training.callbacks.checkpoints import BestAndLast
-from mnist_cnn.training.callbacks.epochs import METRICS, EpochState, History, OnStart, Progress
+from mnist_cnn.training.callbacks.epochs import METRICS, EpochState, FirstBatch, History, Progress
 from mnist_cnn.training.callbacks.stopping import Finite, StopRequest
 
-__all__ = ["METRICS", "BestAndLast", "EpochState", "Finite", "History", "OnStart", "Progress", "StopRequest"]
+__all__ = ["METRICS", "BestAndLast", "EpochState", "Finite", "FirstBatch", "History", "Progress", "StopRequest"]

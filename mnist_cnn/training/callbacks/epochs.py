@@ -174,14 +174,16 @@ class Progress(Callback):
         self.on_train_epoch_end(trainer, pl_module)
 
 
-class OnStart(Callback):
-    """Does something when everything is made, and restored if the run is resumed, right before the first batch."""
+class FirstBatch(Callback):
+    """Does something after the first batch, when all that was restored has proved to be usable."""
 
-    def __init__(self, do: Callable[[], None]) -> None:
-        self._do = do
+    def __init__(self, do: Callable[[], None] | None = None) -> None:
+        self.is_over, self._do = False, do
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._do()
+    def on_train_batch_end(self, *_: Any) -> None:
+        if not self.is_over and self._do is not None:
+            self._do()
+        self.is_over = True
 
 
 def in_mid_epoch(trainer: pl.Trainer) -> bool:

@@ -35,7 +35,6 @@ class StopRequest(Callback):
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self.has_started = False  # what was to be restored is restored
         self._handlers: dict[int, Any] = {}
 
     @staticmethod
@@ -46,7 +45,6 @@ class StopRequest(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen. (Lightning sets its own handlers shortly before.) And keep a run ended that had ended itself."""
-        self.has_started = True
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it, or a shell's background job
