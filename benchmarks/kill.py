@@ -21,6 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from difflib import unified_diff
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,11 @@ def trial(
             shutil.rmtree(folder)  # killed before it was a run
     if status := process.wait():
         return f"exit status {status}: {process.errors.read_text().strip().splitlines()[-1:]}", killed
-    differing = [key for key, value in outcome(folder).items() if not same(value, whole[key])]
+    found = outcome(folder)
+    differing = [key for key, value in found.items() if not same(value, whole[key])]
+    if "log" in differing:
+        lines = unified_diff(whole["log"].splitlines(), found["log"].splitlines(), "undisturbed", "killed", "", "", 0)
+        differing += lines
     return (f"differs in {', '.join(differing)}" if differing else "identical"), killed
 
 
@@ -166,6 +171,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         root = Path(temporary)
         whole, seconds = {}, {}
+        warm_up = CONTEXT.Process(target=os.getpid)  # starts the process that the others are forked from
+        warm_up.start()
+        warm_up.join()
         for number, case in enumerate(cases):
             start = time.monotonic()
             folder = root / f"whole-{number}"
