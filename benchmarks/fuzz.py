@@ -60,13 +60,13 @@ class Tally:
         )
 
 
-def run_cases(kind: Kind[Any], cases: int, number: int, tally: Tally) -> None:
-    """Hold so many cases to the contract. Raises the first Fault that is new to the tally, in its smallest form."""
+def run_cases(kind: Kind[Any], cases: int, number: int, tally: Tally, shrink: bool = False) -> None:
+    """Hold so many cases to the contract. Raises the first Fault that is new to the tally, with `shrink` a small one."""
 
     @seed(number)
     @hypothesis_settings(
         max_examples=cases, deadline=None, database=None, verbosity=Verbosity.quiet, print_blob=False,
-        phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+        phases=(Phase.generate, Phase.shrink)[: 1 + shrink], suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
     )  # fmt: skip
     @given(kind.cases)
     def hold(case: Any) -> None:
@@ -84,13 +84,13 @@ def run_cases(kind: Kind[Any], cases: int, number: int, tally: Tally) -> None:
     hold()
 
 
-def fuzz(name: str, run: Path, cases: int, first_seed: int, minutes: float, keep: Path) -> Tally:
+def fuzz(name: str, run: Path, cases: int, first_seed: int, minutes: float, keep: Path, shrink: bool) -> Tally:
     """Fuzz one kind until there were so many cases, or for so long."""
     folder, tally, begin, number = empty_folder(), Tally(), time.monotonic(), first_seed
     kind = KINDS[name](folder, run)
     while tally.cases < cases and time.monotonic() - begin < 60 * minutes:
         try:
-            run_cases(kind, min(_ROUND, cases - tally.cases), number, tally)
+            run_cases(kind, min(_ROUND, cases - tally.cases), number, tally, shrink)
         except Fault as fault:
             tally.faults[fault.signature] = str(fault)
             kept = keep / f"{name}-{number}-{len(tally.faults)}"
@@ -113,11 +113,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60 * 24, help="at most so long for each kind")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_faults"), help="where the folders of faults go")
+    parser.add_argument("--shrink", action="store_true", help="make each faulty case small, which may take minutes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep, run = options.keep.absolute(), good_run(empty_folder())
     names = list(KINDS) if options.kind == "all" else [options.kind]
-    tallies = {name: fuzz(name, run, options.cases, options.seed, options.minutes, keep) for name in names}
+    tallies = {name: fuzz(name, run, options.cases, options.seed, options.minutes, keep, options.shrink) for name in names}
     shutil.rmtree(run.parent)
     print(
         "| kind | cases | refused | used | seconds | slowest, s | memory, MB | faults |\n|---|---:|---:|---:|---:|---:|---:|---:|"

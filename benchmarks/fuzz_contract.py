@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 from hypothesis.strategies import SearchStrategy
 
@@ -149,7 +149,7 @@ def hold(
     os.chdir(folder)
     before, begin = _memory(), time.monotonic()
     try:
-        with _alarm(), redirect_stdout(out), redirect_stderr(err):
+        with _alarm(), _descriptors(_printed), redirect_stdout(out), redirect_stderr(err):
             _watch = watch
             status = command()
     except SystemExit as end:
@@ -176,6 +176,8 @@ def hold(
         where = f"{Path(place.filename).name}:{place.lineno}" if place else "?"
         trace = "".join(traceback.format_exception(broken)[-6:])
         raise Fault(f"a traceback:\n{trace}", f"{type(broken).__name__} at {where}") from broken
+    if by_libraries := _printed.read():
+        raise Fault(f"a library prints {by_libraries[:300]!r}", "a library prints")
     _check(outcome, size, lines, ends)
     return outcome
 
@@ -196,6 +198,26 @@ def _check(outcome: Outcome, size: int, lines: int, ends: int) -> None:
         *_, told = ("\n" + outcome.err).rpartition("\nerror: ")[1:]
         if "\nerror: " not in "\n" + outcome.err or len(told.strip().split("\n")) > lines:
             raise Fault(f"a refusal of another form: {outcome.err!r}", "a refusal of another form")
+
+
+_printed = tempfile.TemporaryFile()  # noqa: SIM115  # by libraries, past Python's standard output and error
+
+
+@contextmanager
+def _descriptors(file: IO[bytes]) -> Iterator[None]:
+    """Let a file have what is written to the descriptors of standard output and error."""
+    former = {number: os.dup(number) for number in (1, 2)}
+    file.seek(0)
+    file.truncate()
+    try:
+        for number in former:
+            os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for number, kept in former.items():
+            os.dup2(kept, number)
+            os.close(kept)
+        file.seek(0)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from fuzz_contract import Fault, Kind, Outcome, hold
-from fuzz_mutations import ODD, mutate_bytes, mutate_values, mutate_zip, splice
+from fuzz_mutations import ODD, RANDOM, mutate_bytes, mutate_values, mutate_zip, splice
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -64,9 +64,11 @@ def checkpoints(folder: Path, run: Path) -> Kind[tuple[str, bytes]]:
                 return how, splice(source, rng.choice(sources), rng)
             case "part":
                 return how, mutate_zip(source, rng, _checkpoint_part)
-        buffer = io.BytesIO()
-        torch.save(mutate_values(copy.deepcopy(rng.choice(contents)), rng, ODD_VALUES), buffer)
-        return how, buffer.getvalue()
+        content = copy.deepcopy(rng.choice(contents))
+        described = content[checkpoint.METADATA_KEY]
+        part = rng.choice([content, described, described["layers"], content["state_dict"], content["state_dict"]])
+        mutate_values(part, rng, ODD_VALUES)
+        return how, checkpoint.to_bytes(content)
 
     def hold_one(case: tuple[str, bytes]) -> Outcome:
         how, content = case
@@ -79,7 +81,7 @@ def checkpoints(folder: Path, run: Path) -> Kind[tuple[str, bytes]]:
                 raise Fault("damaged bytes are read as other values")
         return outcome
 
-    return Kind(st.builds(damaged, st.sampled_from(["bytes", "splice", "part", "values"]), st.randoms()), hold_one)
+    return Kind(st.builds(damaged, st.sampled_from(["bytes", "splice", "part", "values"]), RANDOM), hold_one)
 
 
 def _checkpoint_part(name: str, content: bytes, rng: random.Random) -> bytes:
@@ -197,7 +199,7 @@ def pictures(folder: Path, run: Path) -> Kind[tuple[str, bytes]]:
         return outcome
 
     how = st.sampled_from(["bytes", "splice", "chunk", "whole"])
-    return Kind(st.builds(made, how, st.sampled_from(_NAMES), st.randoms()), hold_one)
+    return Kind(st.builds(made, how, st.sampled_from(_NAMES), RANDOM), hold_one)
 
 
 def _saved(picture: Image.Image, form: str, arguments: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from fuzz_contract import Fault, Kind, Outcome, hold
-from fuzz_mutations import mutate_bytes, splice
+from fuzz_mutations import RANDOM, mutate_bytes, splice
 from hypothesis import strategies as st
 
 from mnist_cnn.data import datasets, download
@@ -120,7 +120,7 @@ def small_mnist() -> dict[str, bytes]:
 @st.composite
 def _answers(draw: st.DrawFn, files: dict[str, bytes], port: int) -> Answer:
     name = draw(st.sampled_from(NAMES))
-    rng = draw(st.randoms())
+    rng = draw(RANDOM)
     if draw(st.integers(0, 9)) < 4:
         return Answer(whole(files[name]))
     body = _body(draw(st.integers(0, 7)), files, name, rng)

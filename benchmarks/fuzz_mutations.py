@@ -1,6 +1,6 @@
 """Damages bytes, values and archives, at random; `benchmarks/fuzz.py` and `keras_fuzz.py` share it.
 
-All randomness comes from the generator that is passed: Python's own, or one of Hypothesis, whose cases shrink.
+All randomness comes from the generator that is passed.
 """
 
 import copy
@@ -10,6 +10,11 @@ import random
 import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from hypothesis import strategies as st
+
+# Even random numbers: those of Hypothesis' own generator are near zero, and most cases would damage the same place.
+RANDOM = st.randoms(use_true_random=True)
 
 ODD: list[Any] = [
     -1, 0, 1, 3, 10**3, 10**6, 2**31, 2**63, 10**400, 0.5, -1e308, True, None, "", "x" * 5000, "Lambda",
