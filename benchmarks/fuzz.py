@@ -6,13 +6,13 @@
 |---|---|---|---|
 | checkpoints | a checkpoint | `mnist-cnn predict` | nothing |
 | pictures | a picture and its name | `mnist-cnn predict` | nothing |
-| mirrors | what a server answers | fetching and reading MNIST | MNIST by a small one; the limits of time and size are lower |
+| mirrors | a server's answers | fetching and reading MNIST | MNIST by a small one, and the limits by lower ones |
 | runs | a run's folder: config.yaml and its checkpoints | `train.py resume=…` | training, but for one case in eight |
 | settings | the command line | `train.py …` | training, but for one case in fifty; there is no network |
 
 Training that is not replaced is stopped by a signal after its first step. Hypothesis makes the cases: unlike atheris it
-is maintained for every Python that we support, knows structured values, and shrinks what it finds. The folder of each
-fault, as small as it gets, is kept.
+is maintained for every Python that we support, makes structured values, and in `tests/test_fuzz.py` shrinks what it
+finds. The folder of the first fault of each sort is kept.
 """
 
 import argparse
@@ -60,23 +60,24 @@ class Tally:
         )
 
 
-def run_cases(kind: Kind[Any], cases: int, number: int, tally: Tally, shrink: bool = False) -> None:
-    """Hold so many cases to the contract. Raises the first Fault that is new to the tally, with `shrink` a small one."""
+def run_cases(kind: Kind[Any], cases: int, number: int, tally: Tally, fault: Callable[[Fault], None]) -> None:
+    """Hold so many cases to the contract; the same number gives the same cases. `fault` is told of each new Fault."""
 
     @seed(number)
     @hypothesis_settings(
-        max_examples=cases, deadline=None, database=None, verbosity=Verbosity.quiet, print_blob=False,
-        phases=(Phase.generate, Phase.shrink)[: 1 + shrink], suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+        max_examples=cases, deadline=None, database=None, verbosity=Verbosity.quiet, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(kind.cases)
     def hold(case: Any) -> None:
         tally.cases += 1
         try:
             outcome = kind.hold(case)
-        except Fault as fault:
-            if fault.signature in tally.faults:
-                return
-            raise
+        except Fault as found:
+            if found.signature not in tally.faults:
+                tally.faults[found.signature] = str(found)
+                fault(found)
+            return
         tally.refused += outcome.refused
         tally.used += not outcome.refused
         tally.slowest, tally.memory = max(tally.slowest, outcome.seconds), max(tally.memory, outcome.memory)
@@ -84,22 +85,19 @@ def run_cases(kind: Kind[Any], cases: int, number: int, tally: Tally, shrink: bo
     hold()
 
 
-def fuzz(name: str, run: Path, cases: int, first_seed: int, minutes: float, keep: Path, shrink: bool) -> Tally:
+def fuzz(name: str, run: Path, cases: int, first_seed: int, minutes: float, keep: Path) -> Tally:
     """Fuzz one kind until there were so many cases, or for so long."""
     folder, tally, begin, number = empty_folder(), Tally(), time.monotonic(), first_seed
     kind = KINDS[name](folder, run)
+
+    def fault(found: Fault) -> None:
+        kept = keep / f"{name}-{number}-{len(tally.faults)}"
+        shutil.copytree(folder, kept, symlinks=True, dirs_exist_ok=True)
+        print(f"FAULT in {name}, seed {number}, kept in {kept}: {found}\n", flush=True)
+
     while tally.cases < cases and time.monotonic() - begin < 60 * minutes:
-        try:
-            run_cases(kind, min(_ROUND, cases - tally.cases), number, tally, shrink)
-        except Fault as fault:
-            tally.faults[fault.signature] = str(fault)
-            kept = keep / f"{name}-{number}-{len(tally.faults)}"
-            shutil.copytree(folder, kept, symlinks=True, dirs_exist_ok=True)
-            print(
-                f"FAULT in {name}, seed {number}, kept in {kept}: {fault}\n{''.join(getattr(fault, '__notes__', []))}\n",
-                flush=True,
-            )
-        number += 1_000_003
+        run_cases(kind, min(_ROUND, cases - tally.cases), number, tally, fault)
+        number += 1_000_003  # the seeds of the next rounds are not those of --seed 1
     tally.seconds = time.monotonic() - begin
     shutil.rmtree(folder)
     return tally
@@ -113,16 +111,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60 * 24, help="at most so long for each kind")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_faults"), help="where the folders of faults go")
-    parser.add_argument("--shrink", action="store_true", help="make each faulty case small, which may take minutes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep, run = options.keep.absolute(), good_run(empty_folder())
     names = list(KINDS) if options.kind == "all" else [options.kind]
-    tallies = {name: fuzz(name, run, options.cases, options.seed, options.minutes, keep, options.shrink) for name in names}
+    tallies = {name: fuzz(name, run, options.cases, options.seed, options.minutes, keep) for name in names}
     shutil.rmtree(run.parent)
-    print(
-        "| kind | cases | refused | used | seconds | slowest, s | memory, MB | faults |\n|---|---:|---:|---:|---:|---:|---:|---:|"
-    )
+    columns = ("kind", "cases", "refused", "used", "seconds", "slowest, s", "memory, MB", "faults")
+    print(f"| {' | '.join(columns)} |\n|---|{'---:|' * (len(columns) - 1)}")
     print("\n".join(tally.row(name) for name, tally in tallies.items()))
     return 1 if any(tally.faults for tally in tallies.values()) else 0
 

@@ -164,7 +164,7 @@ def hold(
     seconds, memory = time.monotonic() - begin, _memory(peak=True) - before
     for stream in (out, err):
         stream.flush()
-    said, told = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+    said, told = (stream.buffer.getvalue().decode() for stream in (out, err))
     outcome = Outcome(status, said, told, seconds, memory)
     if watch.seen:
         raise Fault(watch.seen[0])

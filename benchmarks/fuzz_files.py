@@ -36,15 +36,16 @@ class Evil:
 ODD_VALUES = [
     *ODD, math.nan, math.inf, Evil(), b"bytes", {1: 2}, OrderedDict(a=1), (1, (2,)), "\x1b[31m", "a\nb", "\udcff",
     torch.zeros(2), torch.full((10,), math.nan), torch.zeros(10, dtype=torch.float64), torch.zeros(1).expand(10**9),
-    torch.zeros(8, 1, 4, 4, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.zeros(0), torch.nn.Parameter(torch.ones(10)),
-    {"Dense": {"units": 10**9}}, {"Conv2D": {"filters": 10**5, "kernel_size": 28}}, "Flatten", {"Dense": {"units": 10}},
+    torch.zeros(8, 1, 4, 4, dtype=torch.complex64), torch.eye(2).to_sparse(), torch.zeros(0),
+    torch.nn.Parameter(torch.ones(10)), {"Dense": {"units": 10**9}}, {"Conv2D": {"filters": 10**5, "kernel_size": 28}},
+    "Flatten", {"Dense": {"units": 10}},
 ]  # fmt: skip
 # Operations of a pickle: names of code, calls, attributes, memory, numbers.
 _OPERATIONS = [
     b"cos\nsystem\n", b"\x8c\x02os\x8c\x06system\x93", b"cbuiltins\nbytearray\n", b"ctorch\nload\n", b"ios\nsystem\n",
     b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"\x8c\x04true\x85R", b"R", b"\x81", b"b",
-    b"(", b"t", b"\x85", b"\x86", b"u", b"s", b"a", b"e", b"2", b"0", b"Q", b"}", b"]", b")", b"N", b".",
-    b"h\x00", b"h\x05", b"q\x00", b"K\xff", b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"X\xff\xff\xff\xff",
+    b"(", b"t", b"\x85", b"\x86", b"u", b"s", b"a", b"e", b"2", b"0", b"Q", b"}", b"]", b")", b"N", b".", b"h\x00",
+    b"h\x05", b"q\x00", b"K\xff", b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 7 + b"\x7f", b"X\xff\xff\xff\xff",
 ]  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Hostile run folders and command lines for `train.py`, composed, checked and built as always, up to the training.
 
-Replaced are the training and the report, but for a small share of the cases, whose training is stopped by a signal after
-its first step; and the network, which is not there.
+Replaced are the training and the report, but for a small share of the cases, whose training is stopped by a signal
+after its first step; and the network, which is not there.
 """
 
 import copy
@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from mnist_cnn.training.callbacks import Finite
 
 sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the package
 
-from train import train  # noqa: E402
+from train import train
 
 _STOPPED = 128 + signal.SIGTERM
 GOOD = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
@@ -84,18 +84,21 @@ _STRANGE = [
     {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/elsewhere"},
     {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 1},
     {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}, {"_target_": "lightning.pytorch.callbacks.Timer"},
-    {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "${run_dir}/../x"}, {"_target_": "torch.load", "f": "x"},
+    {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "${run_dir}/../x"},
+    {"_target_": "torch.load", "f": "x"},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "${run_dir}", "name": ".."},
     {"_target_": "torch.optim.LBFGS", "lr": 0.1}, {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": "${seed}"},
     {"_target_": "torch.optim.lr_scheduler.LambdaLR", "lr_lambda": "canary.Callback"},
-    {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0}, {"_target_": "mnist_cnn.training.optimizers.KerasAdam"},
-    "${oc.env:HOME}", "${run_dir}", "${run_dir}/../elsewhere", "/elsewhere", "../elsewhere", "~/elsewhere", "http://x/",
-    "file:///elsewhere", "\x1b[31mred", "\udcff", "two\nlines", "mnist", "cifar10", "auto", "gpu", "ddp", "16-mixed", "val/loss",
+    {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 0},
+    {"_target_": "mnist_cnn.training.optimizers.KerasAdam"}, "${oc.env:HOME}", "${run_dir}", "${run_dir}/../elsewhere",
+    "/elsewhere", "../elsewhere", "~/elsewhere", "http://x/", "file:///elsewhere", "\x1b[31mred", "\udcff",
+    "two\nlines", "mnist", "cifar10", "auto", "gpu", "ddp", "16-mixed", "val/loss",
 ]  # fmt: skip
 _GROUPS = ["model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger"]
 _KEYS = [
-    "evil", "_target_", "_partial_", "_args_", "_convert_", "default_root_dir", "num_nodes", "plugins", "profiler", "logger",
-    "limit_train_batches", "accumulate_grad_batches", "max_steps", "extra", "init_from", "dirpath", "monitor", "a.b", "name", 1, None,
+    "evil", "_target_", "_partial_", "_args_", "_convert_", "default_root_dir", "num_nodes", "plugins", "profiler",
+    "logger", "limit_train_batches", "accumulate_grad_batches", "max_steps", "extra", "init_from", "dirpath",
+    "monitor", "a.b", "name", 1, None,
 ]  # fmt: skip
 _CHANGES = [
     "trainer.max_epochs=3",
@@ -118,7 +121,7 @@ class Folder:
 
 
 def runs(folder: Path, run: Path) -> Kind[Folder]:
-    """Folders of a run whose configuration and checkpoints are damaged, or changed by somebody who knows their format."""
+    """Folders of a run whose configuration and checkpoints are damaged, or changed by somebody who knows them."""
     names = ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
     good = {name: (run / name).read_bytes() for name in names}
     contents = {name: torch.load(run / name, weights_only=True) for name in names[1:]}
@@ -181,31 +184,38 @@ def runs(folder: Path, run: Path) -> Kind[Folder]:
 # --- command lines ----------------------------------------------------------------------------------------------
 
 _SETTING_KEYS = [
-    "seed", "run_dir", "resume", "model", "model.name", "model.layers", "model.layers.0", "model.layers.0.Conv2D.filters",
-    "model.layers.9", "model.layers.1.MaxPooling2D.pool_size", "model.init_from", "data", "data.name", "data.root", "data.mirror",
-    "data.batch_size", "data.eval_batch_size", "data.val_fraction", "data.split", "data.normalize", "trainer", "trainer.accelerator",
-    "trainer.devices", "trainer.strategy", "trainer.precision", "trainer.compile", "trainer.max_epochs", "trainer.deterministic",
-    "+trainer.limit_train_batches", "+trainer.max_steps", "+trainer.gradient_clip_val", "+trainer.profiler", "+trainer.x",
-    "optimizer", "optimizer.lr", "optimizer.betas", "optimizer.eps", "optimizer._target_", "+optimizer.weight_decay", "scheduler",
-    "+scheduler._target_", "+scheduler.step_size", "+scheduler.interval", "callbacks", "callbacks.checkpoint",
-    "callbacks.checkpoint.monitor", "callbacks.checkpoint.mode", "callbacks.checkpoint.dirpath",
-    "callbacks.checkpoint.every_n_train_steps", "callbacks.checkpoint.every_n_minutes", "+callbacks.x._target_", "+callbacks.x",
-    "logger", "logger.csv.file", "+logger.x._target_", "experiment", "debug", "~scheduler", "~callbacks.checkpoint", "~trainer",
-    "++seed", "+seed", "hydra.job.name", "hydra/launcher", "hydra.verbose", "+", "", "~", "model@x", "seeds", "traner.max_epochs", "x.y.z",
+    "seed", "run_dir", "resume", "model", "model.name", "model.layers", "model.layers.0",
+    "model.layers.0.Conv2D.filters", "model.layers.9", "model.layers.1.MaxPooling2D.pool_size", "model.init_from",
+    "data", "data.name", "data.root", "data.mirror", "data.batch_size", "data.eval_batch_size", "data.val_fraction",
+    "data.split", "data.normalize", "trainer", "trainer.accelerator", "trainer.devices", "trainer.strategy",
+    "trainer.precision", "trainer.compile", "trainer.max_epochs", "trainer.deterministic",
+    "+trainer.limit_train_batches", "+trainer.max_steps", "+trainer.gradient_clip_val", "+trainer.profiler",
+    "+trainer.x", "optimizer", "optimizer.lr", "optimizer.betas", "optimizer.eps", "optimizer._target_",
+    "+optimizer.weight_decay", "scheduler", "+scheduler._target_", "+scheduler.step_size", "+scheduler.interval",
+    "callbacks", "callbacks.checkpoint", "callbacks.checkpoint.monitor", "callbacks.checkpoint.mode",
+    "callbacks.checkpoint.dirpath", "callbacks.checkpoint.every_n_train_steps", "callbacks.checkpoint.every_n_minutes",
+    "+callbacks.x._target_", "+callbacks.x", "logger", "logger.csv.file", "+logger.x._target_", "experiment", "debug",
+    "~scheduler", "~callbacks.checkpoint", "~trainer", "++seed", "+seed", "hydra.job.name", "hydra/launcher",
+    "hydra.verbose", "+", "", "~", "model@x", "seeds", "traner.max_epochs", "x.y.z",
 ]  # fmt: skip
 _SETTING_VALUES = [
-    "0", "1", "-1", "3", "0.5", "1e-3", "1e999", "nan", "inf", "-0", "00", "true", "false", "null", "", "''", "' '", "x", "auto", "cpu",
-    "gpu", "ddp", "digits", "tiny", "mlp", "cosine", "onecycle", "sgd", "adamw", "early_stopping", "none", "csv", "tensorboard", "smoke",
-    "overfit", "last", "stratified", "standard", "16-mixed", "bf16-mixed", "max", "min", "val/loss", "val/x", "[]", "{}", "[1,2]",
-    "{a:1}", "[Flatten,{Dense:{units:10}}]", "[Flatten]", "{Dense:{units:10}}", "[{Dense:{units:1e9}}]", "{_target_:os.system}",
-    "torch.optim.SGD", "torch.optim.LBFGS", "torch.optim.SparseAdam", "torch.optim.lr_scheduler.StepLR", "os.system", "x.y", "..", ".",
-    "lightning.pytorch.callbacks.Timer", "lightning.pytorch.callbacks.EarlyStopping", "lightning.pytorch.loggers.CSVLogger", "1,2",
-    "${seed}", "${x}", "${oc.env:NOTHING}", "${oc.env:HOME}", "${now:%Y}", "${", "}", "[", "{a", "'", "\"", "\\", "a=b", "a b", "é☃",
-    "\udcff", "\x1b[31m", "two\nlines", "\x00", "x" * 3000, "99999999999999999999999", "1_000", "0x10", "range(1,3)", "choice(1,2)",
-    "glob(*)", "interval(0,1)", "int(1.5)", "str(1)", "http://", "ftp://x", "file:///nowhere", "good", "canary.py", "%s", "{}.{}",
+    "0", "1", "-1", "3", "0.5", "1e-3", "1e999", "nan", "inf", "-0", "00", "true", "false", "null", "", "''", "' '",
+    "x", "auto", "cpu", "gpu", "ddp", "digits", "tiny", "mlp", "cosine", "onecycle", "sgd", "adamw", "early_stopping",
+    "none", "csv", "tensorboard", "smoke", "overfit", "last", "stratified", "standard", "16-mixed", "bf16-mixed",
+    "max", "min", "val/loss", "val/x", "[]", "{}", "[1,2]", "{a:1}", "[Flatten,{Dense:{units:10}}]", "[Flatten]",
+    "{Dense:{units:10}}", "[{Dense:{units:1e9}}]", "{_target_:os.system}", "torch.optim.SGD", "torch.optim.LBFGS",
+    "torch.optim.SparseAdam", "torch.optim.lr_scheduler.StepLR", "os.system", "x.y", "..", ".",
+    "lightning.pytorch.callbacks.Timer", "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.loggers.CSVLogger", "1,2", "${seed}", "${x}", "${oc.env:NOTHING}", "${oc.env:HOME}",
+    "${now:%Y}", "${", "}", "[", "{a", "'", "\"", "\\", "a=b", "a b", "é☃", "\udcff", "\x1b[31m", "two\nlines", "\x00",
+    "x" * 3000, "99999999999999999999999", "1_000", "0x10", "range(1,3)", "choice(1,2)", "glob(*)", "interval(0,1)",
+    "int(1.5)", "str(1)", "http://", "ftp://x", "file:///nowhere", "good", "canary.py", "%s", "{}.{}",
 ]  # fmt: skip
-_FLAGS = ["-m", "--multirun", "--help", "-h", "--cfg=job", "--cfg=x", "--info", "--info=plugins", "--resolve", "--package=x", "--version",
-          "--run", "--hydra-help", "--x", "-x", "--", "-", "--config-name=x", "-cn", "--config-dir=nowhere", "--shell-completion"]  # fmt: skip
+_FLAGS = [
+    "-m", "--multirun", "--help", "-h", "--cfg=job", "--cfg=x", "--info", "--info=plugins", "--resolve", "--package=x",
+    "--version", "--run", "--hydra-help", "--x", "-x", "--", "-", "--config-name=x", "-cn", "--config-dir=nowhere",
+    "--shell-completion",
+]  # fmt: skip
 
 
 def settings(folder: Path, run: Path) -> Kind[tuple[list[str], bool]]:
