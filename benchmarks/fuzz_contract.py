@@ -144,42 +144,48 @@ def hold(
     refusal may have, and `ends` a further exit status of success.
     """
     global _watch
-    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", kind) for kind in ("strict", "backslashreplace"))
     watch, status, broken = _Watch(os.path.realpath(folder), port), -1, None
-    os.chdir(folder)
-    before, begin = _memory(), time.monotonic()
-    try:
-        with _alarm(), _descriptors(_printed), redirect_stdout(out), redirect_stderr(err):
-            _watch = watch
-            status = command()
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException as error:
-        broken = error
-        if isinstance(error, KeyboardInterrupt):
-            raise
-    finally:
-        _watch = None
+    with _text("strict") as out, _text("backslashreplace") as err, tempfile.TemporaryFile() as by_libraries:
         os.chdir(folder)
-    seconds, memory = time.monotonic() - begin, _memory(peak=True) - before
-    for stream in (out, err):
-        stream.flush()
-    said, told = (stream.buffer.getvalue().decode() for stream in (out, err))
-    outcome = Outcome(status, said, told, seconds, memory)
-    if watch.seen:
-        raise Fault(watch.seen[0])
-    if broken is not None:
-        place = next(
-            (frame for frame in reversed(traceback.extract_tb(broken.__traceback__)) if "mnist_cnn" in frame.filename),
-            None,
-        )
-        where = f"{Path(place.filename).name}:{place.lineno}" if place else "?"
-        trace = "".join(traceback.format_exception(broken)[-6:])
-        raise Fault(f"a traceback:\n{trace}", f"{type(broken).__name__} at {where}") from broken
-    if by_libraries := _printed.read():
-        raise Fault(f"a library prints {by_libraries[:300]!r}", "a library prints")
+        before, begin = _memory(), time.monotonic()
+        try:
+            with _alarm(), _descriptors(by_libraries), redirect_stdout(out), redirect_stderr(err):
+                _watch = watch
+                status = command()
+        except KeyboardInterrupt:
+            raise
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException as error:
+            broken = error
+        finally:
+            _watch = None
+        seconds, memory = time.monotonic() - begin, _memory(peak=True) - before
+        outcome = Outcome(status, _content(out), _content(err), seconds, memory)
+        if watch.seen:
+            raise Fault(watch.seen[0])
+        if broken is not None:
+            raise Fault(f"a traceback:\n{''.join(traceback.format_exception(broken)[-6:])}", _place(broken)) from broken
+        by_libraries.seek(0)
+        if printed := by_libraries.read():
+            raise Fault(f"a library prints {printed[:300]!r}", "a library prints")
     _check(outcome, size, lines, ends)
     return outcome
+
+
+def _text(errors: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), "utf-8", errors)
+
+
+def _content(stream: io.TextIOWrapper) -> str:
+    stream.seek(0)
+    return stream.read()
+
+
+def _place(error: BaseException) -> str:
+    """The exception's class and the innermost line of this project that it came through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "mnist_cnn" in frame.filename]
+    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
 
 
 def _check(outcome: Outcome, size: int, lines: int, ends: int) -> None:
@@ -190,25 +196,20 @@ def _check(outcome: Outcome, size: int, lines: int, ends: int) -> None:
     if outcome.status not in (0, 1, 2, ends):
         raise Fault(f"exit status {outcome.status}")
     for line in (outcome.out + outcome.err).splitlines():
-        if not line.isprintable():
+        if not line.replace("\t", " ").isprintable():
             raise Fault(f"prints {line!r}", "prints what a terminal obeys")
         if len(line) > LINE:
             raise Fault(f"prints a line of {len(line):,} characters: {line[:200]}", "prints a long line")
     if outcome.refused:
-        *_, told = ("\n" + outcome.err).rpartition("\nerror: ")[1:]
-        if "\nerror: " not in "\n" + outcome.err or len(told.strip().split("\n")) > lines:
+        _, found, told = f"\n{outcome.err}".rpartition("\nerror: ")
+        if not found or len(told.strip().split("\n")) > lines:
             raise Fault(f"a refusal of another form: {outcome.err!r}", "a refusal of another form")
-
-
-_printed = tempfile.TemporaryFile()  # noqa: SIM115  # by libraries, past Python's standard output and error
 
 
 @contextmanager
 def _descriptors(file: IO[bytes]) -> Iterator[None]:
     """Let a file have what is written to the descriptors of standard output and error."""
     former = {number: os.dup(number) for number in (1, 2)}
-    file.seek(0)
-    file.truncate()
     try:
         for number in former:
             os.dup2(file.fileno(), number)
@@ -217,7 +218,6 @@ def _descriptors(file: IO[bytes]) -> Iterator[None]:
         for number, kept in former.items():
             os.dup2(kept, number)
             os.close(kept)
-        file.seek(0)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import shutil
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from torch import Tensor
 from mnist_cnn.cli import main
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import build_network
+
+
+@dataclass(frozen=True)
+class File:
+    """A file, and how it was damaged or what it is called."""
+
+    how: str
+    content: bytes = field(repr=False)
 
 
 class Evil:
@@ -49,30 +58,30 @@ _OPERATIONS = [
 ]  # fmt: skip
 
 
-def checkpoints(folder: Path, run: Path) -> Kind[tuple[str, bytes]]:
+def checkpoints(folder: Path, run: Path) -> Kind[File]:
     """Checkpoints that are damaged as bytes, as an archive, as a pickle and as values."""
     sources = [(run / "checkpoints" / name).read_bytes() for name in ("best.ckpt", "last.ckpt")]
     contents = [torch.load(io.BytesIO(source), weights_only=True) for source in sources]
     file, picture = folder / "case.ckpt", folder / "picture.png"
     drawn("L").save(picture)
 
-    def damaged(how: str, rng: random.Random) -> tuple[str, bytes]:
+    def damaged(how: str, rng: random.Random) -> File:
         source = rng.choice(sources)
         match how:
             case "bytes":
-                return how, mutate_bytes(source, rng)
+                return File(how, mutate_bytes(source, rng))
             case "splice":
-                return how, splice(source, rng.choice(sources), rng)
+                return File(how, splice(source, rng.choice(sources), rng))
             case "part":
-                return how, mutate_zip(source, rng, _checkpoint_part)
+                return File(how, mutate_zip(source, rng, _checkpoint_part))
         content = copy.deepcopy(rng.choice(contents))
         described = content[checkpoint.METADATA_KEY]
         part = rng.choice([content, described, described["layers"], content["state_dict"], content["state_dict"]])
         mutate_values(part, rng, ODD_VALUES)
-        return how, checkpoint.to_bytes(content)
+        return File(how, checkpoint.to_bytes(content))
 
-    def hold_one(case: tuple[str, bytes]) -> Outcome:
-        how, content = case
+    def hold_one(case: File) -> Outcome:
+        how, content = case.how, case.content
         file.write_bytes(content)
         outcome = hold(lambda: main(["predict", str(file), str(picture)]), folder, len(content))
         if not outcome.refused:
@@ -160,20 +169,20 @@ def drawn(mode: str, size: tuple[int, int] = (64, 48)) -> Image.Image:
     return picture.convert("RGB").convert("LAB") if mode == "LAB" else picture.convert(mode)
 
 
-def pictures(folder: Path, run: Path) -> Kind[tuple[str, bytes]]:
+def pictures(folder: Path, run: Path) -> Kind[File]:
     """Pictures of every format that is read, whole and damaged, of any size, under any name."""
     model = str(shutil.copy(run / "checkpoints" / "best.ckpt", folder / "model.ckpt"))
     sources = [_saved(drawn(mode), form, arguments) for mode, form, arguments in _FILES]
 
-    def made(how: str, name: str, rng: random.Random) -> tuple[str, bytes]:
+    def made(how: str, name: str, rng: random.Random) -> File:
         source = rng.choice(sources)
         match how:
             case "bytes":
-                return name, mutate_bytes(source, rng)
+                return File(name, mutate_bytes(source, rng))
             case "splice":
-                return name, splice(source, rng.choice(sources), rng)
+                return File(name, splice(source, rng.choice(sources), rng))
             case "chunk":
-                return name, _mutate_png(rng.choice(sources[:6]), rng)
+                return File(name, _mutate_png(rng.choice(sources[:6]), rng))
         mode, form, arguments = rng.choice(_FILES)
         sides = _SIDES if rng.random() < 0.98 else [30, 5000, 9000, 49_000_000]
         size = rng.choice(sides), rng.choice(sides)
@@ -185,11 +194,12 @@ def pictures(folder: Path, run: Path) -> Kind[tuple[str, bytes]]:
             )
         else:
             picture = drawn(mode, size)
-        return name, _saved(picture, form if picture.mode == mode else "PNG", arguments if picture.mode == mode else {})
+        return File(
+            name, _saved(picture, form if picture.mode == mode else "PNG", arguments if picture.mode == mode else {})
+        )
 
-    def hold_one(case: tuple[str, bytes]) -> Outcome:
-        name, content = case
-        file = folder / name
+    def hold_one(case: File) -> Outcome:
+        file, content = folder / case.how, case.content
         file.write_bytes(content)
         try:
             outcome = hold(lambda: main(["predict", model, str(file)]), folder, len(content))

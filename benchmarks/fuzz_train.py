@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -115,7 +115,7 @@ _CHANGES = [
 class Folder:
     """A run's folder: its files by name, or None for a link, and the further settings that resume it."""
 
-    files: dict[str, bytes | None]
+    files: dict[str, bytes | None] = field(repr=False)
     changes: tuple[str, ...]
     trains: bool
 
