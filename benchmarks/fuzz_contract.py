@@ -103,11 +103,12 @@ class _Watch:
             if self.port is None or arguments[1][:2] != ("127.0.0.1", self.port):
                 return f"connects to {arguments[1]}"
         elif event == "exec":
-            code, caller = arguments[0], sys._getframe(3).f_code.co_filename
-            # dataclasses and named tuples are made from text, by the standard library.
-            where = caller if str(getattr(code, "co_filename", "<")).startswith("<") else code.co_filename
-            if not where.startswith(("<frozen", *_CODE)):
-                return f"runs code from {where}"
+            file, places = str(getattr(arguments[0], "co_filename", "<")), _CODE
+            if file.startswith("<") and not file.startswith("<frozen"):
+                # Libraries make data classes and named tuples of texts.
+                file, places = sys._getframe(2).f_code.co_filename, _LIBRARIES
+            if not file.startswith(("<frozen", *places)):
+                return f"runs code from {file}"
         elif event.startswith(_NEVER):
             return f"{event}{arguments}"
         return None

@@ -9,7 +9,7 @@ import re
 import shutil
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ class File:
     """A file, and how it was damaged or what it is called."""
 
     how: str
-    content: bytes = field(repr=False)
+    content: bytes
+
+    def __repr__(self) -> str:
+        return f"File({self.how!r}, {len(self.content):,} bytes)"
 
 
 class Evil:

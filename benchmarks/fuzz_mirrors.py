@@ -13,7 +13,7 @@ import socketserver
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,11 @@ _HEADERS = [
 class Answer:
     """What the server sends for one file, as it goes over the wire, and the seconds that it waits before."""
 
-    wire: bytes = field(repr=False)
+    wire: bytes
     silence: float = 0
+
+    def __repr__(self) -> str:
+        return f"Answer({self.wire[:300]!r}… of {len(self.wire):,} bytes, {self.silence})"
 
 
 class Server(socketserver.ThreadingTCPServer):

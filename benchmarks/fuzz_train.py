@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -115,9 +115,13 @@ _CHANGES = [
 class Folder:
     """A run's folder: its files by name, or None for a link, and the further settings that resume it."""
 
-    files: dict[str, bytes | None] = field(repr=False)
+    files: dict[str, bytes | None]
     changes: tuple[str, ...]
     trains: bool
+
+    def __repr__(self) -> str:
+        sizes = {name: len(content or b"") for name, content in self.files.items()}
+        return f"Folder({sizes}, {self.changes}, {self.trains})"
 
 
 def runs(folder: Path, run: Path) -> Kind[Folder]:

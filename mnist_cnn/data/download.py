@@ -83,6 +83,7 @@ class _RedirectedByHttp(HTTPRedirectHandler):
     def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
         if urlsplit(newurl).scheme not in ("http", "https"):
             raise HTTPError(req.full_url, code, f"it leads to {newurl}", headers, fp)
+        fp.close()  # urllib would read the whole answer into memory, however long it is
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
