@@ -17,6 +17,7 @@ import torch
 from fuzz import KINDS
 from fuzz_contract import Fault, hold
 from fuzz_files import Evil, drawn
+from fuzz_mirrors import NAMES, Answer
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from mnist_cnn.cli import main
@@ -70,11 +71,41 @@ def test_libtiff_says_nothing_about_a_damaged_picture(digits_run: Path, tmp_path
     assert outcome.err == "error: picture.tiff: not a picture, or damaged.\n"
 
 
+def test_a_text_that_is_not_unicode_in_the_metadata_of_a_checkpoint_is_refused(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    content = torch.load(digits_run / "checkpoints" / "best.ckpt", weights_only=True)
+    content[checkpoint.METADATA_KEY]["model"] = "\udcff"
+    (tmp_path / "case.ckpt").write_bytes(checkpoint.to_bytes(content))
+    outcome = hold(lambda: main(["predict", "case.ckpt", "picture.png"]), tmp_path, 10**5)
+    assert "it holds a text that is not Unicode" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 302 Found\r\nLocation: ftp://127.0.0.1:1/x\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        b"\x1b[31m\r\n" * 3 + b"\x00" * 30_000,
+    ],
+)
+def test_an_odd_answer_of_a_mirror_is_a_line_of_it(wire: bytes, digits_run: Path, tmp_path: Path) -> None:
+    answers = dict.fromkeys(NAMES, Answer(wire))
+    outcome = KINDS["mirrors"](tmp_path, digits_run).hold((answers, False))
+    assert outcome.refused
+    assert KINDS["mirrors"](tmp_path, digits_run).hold((answers, True)).status == 0
+
+
 # --- what the fuzzer would find ---------------------------------------------------------------------------------
 
 
 def refuse(message: str) -> int:
     raise ConfigError(message)
+
+
+def connect() -> None:
+    with socket.socket() as connecting:
+        connecting.connect(("127.0.0.1", 1))
 
 
 BREACHES: dict[str, tuple[Callable[[], Any], str]] = {
@@ -91,7 +122,7 @@ BREACHES: dict[str, tuple[Callable[[], Any], str]] = {
     "a folder less": (lambda: shutil.rmtree("../elsewhere", ignore_errors=True), "rmtree"),
     "a process": (lambda: subprocess.run(["true"]), r"subprocess\.Popen"),
     "a shell": (lambda: os.system("true"), r"os\.system"),
-    "a connection": (lambda: socket.create_connection(("127.0.0.1", 1)), "connects"),
+    "a connection": (connect, "connects"),
     "code in a file": (lambda: __import__("canary"), "runs code"),
     "code in a text": (lambda: exec("1"), "runs code"),
     "a pickle": (lambda: pickle.loads(pickle.dumps(Evil())), "find_class"),
