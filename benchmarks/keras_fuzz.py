@@ -9,86 +9,21 @@ and leave no files behind. Any other outcome is a fault, and its file is kept.
 
 import argparse
 import collections
-import io
-import json
 import os
 import random
 import shutil
 import tempfile
 import time
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
+from fuzz_mutations import mutate_keras
 
 from mnist_cnn.errors import UserError
 from mnist_cnn.inference.checkpoint import KERAS_SUFFIXES
 from mnist_cnn.keras.importer import import_model
 
 SECONDS = 60
-_ODD: list[Any] = [
-    -1, 0, 1, 3, 10**3, 10**6, 2**31, 2**63, 10**400, 0.5, -1e308, True, None, "", "x" * 5000, "Lambda",
-    "../../etc/passwd", [], [[]], {}, [None] * 9, {"class_name": "Lambda", "config": {}}, [2, 3, 4], "relu",
-    "channels_first", "os.system",
-]  # fmt: skip
-
-
-def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Damage bytes in one of several ways."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 2, 8, 64))):
-        at, length = rng.randrange(max(len(data), 1)), rng.choice((1, 2, 8, 64, 4096))
-        match rng.randrange(6):
-            case 0 | 1:
-                data[at : at + 1] = bytes([rng.randrange(256)])
-            case 2:
-                data[at : at + length] = bytes([rng.choice((0, 255))]) * len(data[at : at + length])
-            case 3:
-                del data[at : at + length]
-            case 4:
-                data[at:at] = data[at : at + length]
-            case 5:
-                if rng.random() < 0.2:
-                    del data[at:]
-    return bytes(data)
-
-
-def mutate_json(value: Any, rng: random.Random) -> Any:
-    """Replace, remove or double values of a JSON document."""
-    places: list[tuple[Any, Any]] = []
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        keys = list(item) if isinstance(item, dict) else range(len(item)) if isinstance(item, list) else []
-        places += [(item, key) for key in keys]
-        waiting += [item[key] for key in keys]
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        item, key = rng.choice(places)
-        if isinstance(item, dict) and rng.random() < 0.2:
-            item.pop(key, None)
-        elif isinstance(item, list) and rng.random() < 0.2 and item:
-            item.insert(rng.randrange(len(item)), rng.choice(item))
-        elif not isinstance(item, list) or key < len(item):
-            item[key] = rng.choice(_ODD)
-    return value
-
-
-def mutate(content: bytes, rng: random.Random) -> bytes:
-    """A damaged copy of a file."""
-    if not content.startswith(b"PK") or rng.random() < 0.2:
-        return mutate_bytes(content, rng)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
-        chosen = rng.choice(old.namelist())
-        for name in old.namelist():
-            part = old.read(name)
-            if name == chosen and name.endswith(".json") and rng.random() < 0.8:
-                part = json.dumps(mutate_json(json.loads(part), rng)).encode()
-            elif name == chosen:
-                part = mutate_bytes(part, rng)
-            new.writestr(name, part)
-    return buffer.getvalue()
 
 
 def main() -> int:
@@ -110,7 +45,7 @@ def main() -> int:
             rng = random.Random(f"{options.seed} {number}")
             source = rng.choice(sources)
             path = Path(folder) / f"mutated{source.suffix}"
-            path.write_bytes(mutate(source.read_bytes(), rng))
+            path.write_bytes(mutate_keras(source.read_bytes(), rng))
             began = time.monotonic()
             try:
                 import_model(path, None, "1/255")

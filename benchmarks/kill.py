@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from difflib import unified_diff
 from multiprocessing import get_context
+from multiprocessing.process import _children  # type: ignore[attr-defined]  # it has no public name
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class Run:
         self.errors = errors
         self.process = CONTEXT.Process(target=_train, args=(arguments, errors))
         self.process.start()
+        _children.discard(self.process)  # or starting another one in another thread takes away its exit status
 
     def wait(self) -> int:
         self.process.join()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.errors import ConfigError, DataError, flat, one_line
 from mnist_cnn.files import remove_parts, write_file
 
 # Seconds to wait in all for mirrors that don't answer: a machine behind a firewall must not wait for long.
@@ -77,6 +77,19 @@ def md5_of(file: Path) -> str | None:
         return None
 
 
+class _RedirectedByHttp(HTTPRedirectHandler):
+    """Follows a mirror to http and https addresses; urllib would also go to ftp, which names further addresses."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            raise HTTPError(req.full_url, code, f"it leads to {newurl}", headers, fp)
+        fp.close()  # urllib would read the whole answer into memory, however long it is
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = build_opener(_RedirectedByHttp)
+
+
 class _Mirrors:
     """Base addresses in the order in which they are tried; one that does not answer is not asked again."""
 
@@ -102,17 +115,18 @@ class _Mirrors:
                 yield from _pieces(response, url.rpartition("/")[2])
         except HTTPError as error:
             error.close()
-            raise _MirrorError(str(error), may_have_others=True) from error
+            raise _MirrorError(one_line(flat(error), 200), may_have_others=True) from error
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that can't be one
-            raise _MirrorError(str(getattr(error, "reason", None) or error), may_have_others=False) from error
+            why = getattr(error, "reason", None) or error
+            raise _MirrorError(one_line(flat(why), 200), may_have_others=False) from error
 
     def _open(self, url: str) -> Any:
-        """`urlopen`, abandoned when patience ends: its own timeout bounds neither name look-up nor slow headers."""
+        """A request, abandoned when patience ends: its own timeout bounds neither name look-up nor slow headers."""
         answer: queue.Queue[Any] = queue.Queue(1)
 
         def connect() -> None:
             try:
-                answer.put(urlopen(Request(url, headers={"User-Agent": "mnist-cnn"}), timeout=STALLED))
+                answer.put(_OPENER.open(Request(url, headers={"User-Agent": "mnist-cnn"}), timeout=STALLED))
             except Exception as error:  # raised again below, where somebody waits for it
                 answer.put(error)
 

@@ -21,7 +21,7 @@ from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError, flat, one_line
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.checkpoint_file import read_content
-from mnist_cnn.inference.description import Description
+from mnist_cnn.inference.description import Description, description_of
 from mnist_cnn.network import Network, build_network
 
 METADATA_KEY = "mnist_cnn"
@@ -82,7 +82,7 @@ def describe(
         "versions": versions,
     }
     try:
-        msgspec.convert({**metadata, "epoch": 0}, Description)
+        description_of({**metadata, "epoch": 0})
     except msgspec.ValidationError as error:
         raise ConfigError(f"a checkpoint can't describe this network: {one_line(flat(error))}.") from error
     return metadata
@@ -203,7 +203,7 @@ def _trained_network(content: Mapping[str, Any]) -> TrainedNetwork:
     number = metadata.get("format")
     if not isinstance(number, int) or number != FORMAT:
         raise CheckpointError(f"its format is {number}, but this version reads format {FORMAT} only")
-    described = msgspec.convert({**metadata, "epoch": content.get("epoch")}, Description)
+    described = description_of({**metadata, "epoch": content.get("epoch")})
     network = _build(described)
     own = {key: value for key, value in weights.items() if str(key).startswith(_PREFIX)}
     _check_weights(network, own)

@@ -1,6 +1,7 @@
 """The description of a network in its checkpoint, as a schema that every value is checked against."""
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
@@ -8,6 +9,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from mnist_cnn.data.images import Preprocessing
+from mnist_cnn.errors import unicode_text
 
 # A name that a terminal shows on one line; that it is printable is checked below.
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -61,13 +63,27 @@ class Description(msgspec.Struct, frozen=True):
             (len(self.preprocessing.mean) in (1, channels), "preprocessing has more channels than the images"),
             (self.preprocessing.size in (None, tuple(size)), "preprocessing has another size than the images"),
             (len(self.split) in (0, len(Split.__annotations__)), "split is incomplete"),
-            (_is_plain([self.layers, self.training]), "it holds a tensor"),
         ):
             if not holds:
                 raise ValueError(what)
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict | list | tuple):
-        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, Tensor)
+def description_of(metadata: Mapping[str, Any]) -> Description:
+    """A checkpoint's metadata with its epoch, checked; msgspec.ValidationError if no checkpoint has such metadata."""
+    for value in _leaves(metadata):  # what msgspec itself fails at, with other exceptions
+        if isinstance(value, Tensor):
+            raise msgspec.ValidationError("it holds a tensor")
+        if isinstance(value, str) and unicode_text(value) != value:
+            raise msgspec.ValidationError("it holds a text that is not Unicode")
+    return msgspec.convert(metadata, Description)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """All that is in nested lists and dictionaries, the keys too."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value

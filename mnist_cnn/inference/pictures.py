@@ -4,7 +4,10 @@ An MNIST digit is light on black, its longer side is 20 pixels, its centre of ma
 (LeCun et al. 1998), and its strokes are two to three pixels wide. Photographs and drawings are converted to that.
 """
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -63,6 +66,8 @@ def read(file: Path | bytes, name: str) -> Image.Image:
         ):
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{name}: {picture.width}×{picture.height} pixels; the limit is {MAX_PIXELS:,}.")
+            with _silenced() if picture.format == "TIFF" else nullcontext():
+                picture.load()
             upright = _eight_bits(ImageOps.exif_transpose(picture)).convert("RGBA")
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels.") from error
@@ -72,6 +77,24 @@ def read(file: Path | bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: not a picture, or damaged.") from error
     upright.thumbnail((_MAX_SIDE, _MAX_SIDE))
     return upright
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Drop what libtiff says about damaged files: it writes to standard error by itself, a line for each damage."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

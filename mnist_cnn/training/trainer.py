@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnist_cnn import machine, run_folder
 from mnist_cnn.config import RUN_DIR, Config
@@ -97,9 +98,11 @@ def fit(
         # Lightning shares the processors out among several processes.
         with machine.threads(operations) if trainer.world_size == 1 else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=stopped_at, weights_only=True)
-    except SystemExit:  # how Lightning leaves after Ctrl-C
+    except SystemExit as end:  # how Lightning leaves after Ctrl-C
         if not trainer.interrupted:
             raise
+        if isinstance(end, SIGTERMException):  # which came before the run listened
+            StopRequest.of(trainer).signal = signal.SIGTERM
     except Exception as error:
         if as_user_error(error) is not None:
             raise

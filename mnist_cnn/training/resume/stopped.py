@@ -54,13 +54,16 @@ def _check_state(content: Mapping[str, Any], file: Path) -> str:
     """
     try:
         callbacks, epochs = content["callbacks"], content["loops"]["fit_loop"]["epoch_progress"]["current"]
-        (optimizer,) = content["optimizer_states"]
+        (groups,) = [state["param_groups"] for state in content["optimizer_states"]]
         is_whole = all(isinstance(count, int) and count >= 0 for count in _values(content["loops"]))
         version = str(content["pytorch-lightning_version"])
-        if not (is_whole and re.fullmatch(r"\d+(\.\d+)*[\w.+]*", version) and optimizer["param_groups"]):
+        is_plain = groups and all(_is_number(value) for group in groups for value in _values(dict(group)))
+        if not (is_whole and is_plain and re.fullmatch(r"\d+(\.\d+)*[\w.+]*", version)):
             raise ValueError
         for state in callbacks.values():
             paths = [*(state[key] for key in state if str(key).endswith("_path")), *state.get("best_k_models", ())]
+            if not all(isinstance(path, str | None) for path in (*paths, state.get("dirpath"))):
+                raise ValueError
             folder = Path(state.get("dirpath") or "")
             if ".." in folder.parts or any(path and Path(path) != folder / Path(path).name for path in paths):
                 raise CheckpointError(f"{file}: the state of a callback names files outside its folder.")
@@ -78,8 +81,13 @@ def _check_state(content: Mapping[str, Any], file: Path) -> str:
     return f"after epoch {content['epoch'] + 1}"
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | None)
+
+
 def _values(tree: Any) -> Iterator[Any]:
-    if isinstance(tree, dict | list):
+    """Everything in nested dictionaries and lists that is neither."""
+    if isinstance(tree, dict | list | tuple):
         for inner in tree.values() if isinstance(tree, dict) else tree:
             yield from _values(inner)
     else:
