@@ -98,6 +98,16 @@ def signal_in_second_epoch(number: int, trainer: pl.Trainer, *_: Any) -> None:
         signal.raise_signal(number)
 
 
+def test_a_plateau_is_noticed_in_the_same_epoch_whether_or_not_the_run_was_stopped_there() -> None:
+    settings = (*QUICK[1:3], *RECIPES["plateau"])
+    assert train_command(*settings, "trainer.max_epochs=4", "run_dir=whole").status == 0
+    rates = [row["lr"] for row in metrics(Path("whole"))["history"]]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])  # as PyTorch documents it for patience=0
+    assert train_command(*settings, "trainer.max_epochs=2", "run_dir=run").status == 0
+    assert train_command("resume=run", "trainer.max_epochs=4").status == 0
+    assert_equal_runs(Path("run"), Path("whole"))
+
+
 def test_ctrl_c_in_the_first_epoch_leaves_a_usable_checkpoint() -> None:
     stopped = train_command(*QUICK, "run_dir=stopped", CTRL_C[0], f"{CTRL_C[1]}5")
     assert stopped.status == 130

@@ -185,13 +185,14 @@ class Spoil(pl.Callback):
             list(pl_module.parameters())[-1].grad.fill_(float("inf"))  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("step", [15, 21], ids=["in an epoch", "at its end"])
-def test_a_gradient_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(step: int) -> None:
-    spoil = ("+callbacks.spoil._target_=tests.test_training.Spoil", f"+callbacks.spoil.step={step}")
+@pytest.mark.parametrize(("step", "often"), [(15, "null"), (21, "null"), (15, "1")])
+def test_a_gradient_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(step: int, often: str) -> None:
+    spoil = ("+callbacks.spoil._target_=tests.test_training.Spoil", f"+callbacks.spoil.step={step}",
+             f"callbacks.checkpoint.every_n_train_steps={often}")  # fmt: skip
     outcome = train_command(*QUICK, "trainer.max_epochs=3", "run_dir=run", *spoil)
     assert outcome.status == 1
     assert re.search(r"error: step (1[67]|22) \(epoch 2\): .*last.ckpt", outcome.err)
-    assert checkpoint.load("run/checkpoints/last.ckpt").epoch == 1
+    assert checkpoint.load("run/checkpoints/last.ckpt").epoch == (1 if often == "null" else 2)
     assert train_command("resume=run", "+callbacks.spoil=null").status == 0
 
 
