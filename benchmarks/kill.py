@@ -48,7 +48,7 @@ CASES: dict[str, Sequence[str]] = {
                       OFTEN),
 }  # fmt: skip
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# What a forked process finds imported.
+# Imported once, in the process that the runs are forked from.
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["mnist_cnn.training.trainer", "mnist_cnn.training.results", "mnist_cnn.hydra_cli"])
 MOST_KILLS = 3  # in one trial
@@ -58,8 +58,8 @@ AIMED = 1 / 3  # of the kills: while a file is being written
 class Run:
     """`python train.py` in a process of its own, which leads a process group.
 
-    It is forked from a process that has imported the packages already, unless it starts further ones itself: what is
-    killed here is the training, not Python's start.
+    It is forked from a process that has already imported the packages, so that what is killed is the training, not the
+    start of Python. A run of several processes starts from scratch.
     """
 
     def __init__(self, arguments: Sequence[str], errors: Path) -> None:
@@ -74,7 +74,7 @@ class Run:
         return self.process.exitcode
 
     def kill(self, folder: Path, seconds: float, number: int, aimed: bool) -> bool:
-        """Kill it after so many seconds, or, if aimed, when it writes a file after that; False if it had ended."""
+        """Kill it after so many seconds or, if aimed, when it next writes a file; False if it had ended before."""
         deadline = time.monotonic() + seconds
         while self.process.is_alive():
             if time.monotonic() >= deadline and (not aimed or any(folder.rglob(".*.part"))):
@@ -110,7 +110,7 @@ def _is_of_two_processes(arguments: Sequence[str]) -> bool:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What two runs must agree in."""
+    """What two runs must agree on, from the folder of a finished run."""
     content = checkpoint.read(folder / "checkpoints" / "last.ckpt")
     metrics = json.loads((folder / "metrics.json").read_text())
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in metrics.pop("history")]
@@ -137,7 +137,10 @@ def same(one: Any, other: Any) -> bool:
 def trial(
     case: str, folder: Path, whole: dict[str, Any], seconds: float, chance: random.Random
 ) -> tuple[str, list[str]]:
-    """How one run that is killed ends, and by what and where it was killed."""
+    """Kill and resume one run until it ends; returns `identical` or what differs from `whole`, and the kills.
+
+    `seconds` is how long the undisturbed run took.
+    """
     killed: list[str] = []
     arguments = [*COMMON, *CASES[case], f"run_dir={folder}"]
     while True:

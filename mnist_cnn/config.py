@@ -162,7 +162,7 @@ def literal(value: Any) -> Any:
 def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
     """What OmegaConf refuses, in one line with the key and its value in front, and the nearest key that exists.
 
-    `setting` is the `key=value` that it comes from, if there is one: the error may name the first wrong part only.
+    `setting` is the `key=value` that caused it, if known: the error may name only the first wrong part of the key.
     """
     key = key_of(error)
     shown, key = setting or key, setting.partition("=")[0] if setting else key
@@ -206,7 +206,7 @@ def keys_of(node: Any, path: str = "") -> Iterator[str]:
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """` Did you mean x?` for a dotted key: each wrong part is mended by itself, or a missing group is added."""
+    """` Did you mean x?` for a dotted key, corrected part by part or with its missing group; empty if none is near."""
     path: list[str] = []
     for part in key.split("."):
         depth = len(path)
@@ -232,7 +232,7 @@ def written(key: str, value: Any) -> str:
 
 
 def require_text(key: str, value: Any) -> None:
-    """Raise ConfigError for a text with characters that no terminal, file name or YAML file takes as they are."""
+    """Raise ConfigError for a text with control characters, or with bytes that are not UTF-8."""
     if isinstance(value, str) and _NOT_TEXT.search(value):
         raise ConfigError(f"{written(one_line(key, 80), value)}: it must be UTF-8 text without control characters.")
 

@@ -1,7 +1,7 @@
 """Describes this installation and this machine for a bug report, and names what is wrong with them.
 
-Reports are posted in public, so nothing in one is private: no name of a user, a machine or a folder, and of the
-environment only numbers. Something here may be broken, so each part is asked by itself.
+Reports are posted in public, so nothing in one is private: no name of a user, a machine or a folder, and of environment
+variables only numbers and known words. Any part may be broken, so a failure in one does not stop the others.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Facts = dict[str, str | int | bool]
 
-# What each distribution is imported as. torch comes before those that stand on it: where it is broken, they are too.
+# What each distribution is imported as. torch comes before those that need it: where it is broken, they are too.
 _PACKAGES = {
     "numpy": "numpy", "scipy": "scipy", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "pillow": "PIL.Image",
     "h5py": "h5py", "pyyaml": "yaml", "omegaconf": "omegaconf", "hydra-core": "hydra", "msgspec": "msgspec",
@@ -63,7 +63,7 @@ class Diagnosis:
 
 
 def examine(data_root: Path) -> Diagnosis:
-    """Ask everything, in little more than the time of importing torch and Lightning. Nothing is fetched."""
+    """Collect everything, in little more than the time of importing torch and Lightning. Nothing is downloaded."""
     packages, usable, problems = _packages()
     subjects = {"system": _ask(_system), "packages": packages}
     if "torch" in usable:
@@ -77,7 +77,7 @@ def examine(data_root: Path) -> Diagnosis:
 def _ask(question: Callable[[], Facts]) -> Facts:
     try:
         return question()
-    except Exception as error:  # whatever it is, the other answers are needed all the more
+    except Exception as error:  # whatever it is, the other facts may explain it
         return {"not available": _public(error)}
 
 
@@ -110,7 +110,7 @@ def _packages() -> tuple[Facts, set[str], list[str]]:
 
 
 def _bounds() -> "dict[str, SpecifierSet]":
-    """The versions of each package that this one needs; empty where that is not known."""
+    """The versions of each dependency that this package allows; empty if that is not known."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement
 

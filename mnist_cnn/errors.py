@@ -44,7 +44,7 @@ class OutputError(UserError, OSError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """The end of a run that a signal asked for. The exit status is the shells' for that signal: 130 after Ctrl-C."""
+    """A signal asked the run to stop. The exit status is that of shells, 128 + its number: 130 after Ctrl-C."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """The error as a user may be told it, if it is no bug: a UserError itself, a failing disk, or a lack of memory."""
+    """The UserError to show for any exception: itself, or one for an OSError or a lack of memory; None for a bug."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError):
@@ -65,7 +65,7 @@ def as_user_error(error: Exception) -> UserError | None:
 
 
 def flat(error: BaseException) -> str:
-    """What an exception says, on one line; the name of its class if it says nothing."""
+    """The message of an exception on one line, or the name of its class if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -84,14 +84,14 @@ def one_line(text: object, most: int = 300) -> str:
 
 
 def printable(message: str) -> str:
-    """A message of several lines as `one_line` makes each: the last gate before a terminal."""
+    """Apply `one_line` to each line of a message, of at most 2,000 characters, before it goes to the terminal."""
     return "\n".join(one_line(line, 2000) for line in message.split("\n"))
 
 
 def unicode_text(path: object) -> str:
-    """A path as JSON may have it: what is not Unicode in it, a byte that is not UTF-8, becomes the text `\\udcff`.
+    """A path as text for JSON: a byte that is not UTF-8 becomes the six characters `\\udcff`.
 
-    JSON could hold that as an escape, which Python reads back as the same name, but other readers refuse it.
+    As JSON's own escape, only Python would read it back; other readers refuse it.
     """
     return str(path).encode("utf-8", "backslashreplace").decode()
 

@@ -1,4 +1,4 @@
-"""Writes files: whole or not at all, and durably, so that they survive a power cut.
+"""Writes files whole or not at all, so that they survive a kill, a full disk and a power cut.
 
 Every file that this package writes goes through `write_file`, the checkpoints of Lightning included.
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from mnist_cnn.errors import OutputError, UserError, one_line
 
-# What a file is called until it is whole. A process that is killed while it writes leaves one of these behind.
+# The name of a file until it is complete. A process that is killed while it writes leaves one of these behind.
 _PART = ".{}.part"
 _PARTS = _PART.format("[0-9a-f]" * 8)
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> None:
-    """Write `path`; another process sees the old content or the new, at any moment and after a power cut.
+    """Write `path`. At any moment, also after a power cut, it has its old content or the whole of its new.
 
-    `content` is the bytes, or pieces of them; an exception from the pieces leaves everything as it was. OutputError if
-    the file can't be written, or exists already and may not be replaced.
+    `content` is the bytes, or pieces of them; a UserError raised by producing them is passed on, and `path` stays
+    as it was. OutputError if the file can't be written, or if it exists and `replace` is false.
     """
     part = path.with_name(_PART.format(secrets.token_hex(4)))
     try:
@@ -37,22 +37,23 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = 
     except FileExistsError:
         _check_is_new(path)
         raise
-    except UserError:  # from the pieces
+    except UserError:  # from producing the pieces; some are OSErrors too
         raise
     except OSError as error:
         raise OutputError(f"{one_line(str(path))}: can't be written: {error.strerror or error}.") from error
     finally:
-        with suppress(OSError):  # whatever went wrong before is what the user must know
+        with suppress(OSError):  # or it would hide the error that the user must see
             part.unlink(missing_ok=True)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes have left half-written in a folder that no other process is writing to."""
+    """Remove half-written files of killed processes from a folder, in which no other process may be writing."""
     for part in folder.rglob(_PARTS):
         part.unlink(missing_ok=True)
 
 
 def _check_is_new(path: Path) -> None:
+    """Raise OutputError if the file exists already, or its folder does not."""
     if os.path.lexists(path):
         raise OutputError(f"{one_line(str(path))}: the file exists already; remove it or choose another name.")
     if not path.parent.is_dir():
@@ -72,7 +73,7 @@ def _rename(part: Path, path: Path, replace: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name of a file durable, on systems where a folder can be synchronised."""
+    """Make the new name of a file survive a power cut, on systems where a folder can be synchronised."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

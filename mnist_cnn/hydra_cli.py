@@ -26,12 +26,12 @@ from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error,
 from mnist_cnn.sweep import Sweep
 from mnist_cnn.terminal import allow_any_text, failed
 
-# Settings whose value is a path, taken as it is written: Hydra would read `=`, `,` and quotes in it.
+# Settings whose value is a path, taken as it is written: `=`, `,` and quotes mean something else to Hydra.
 PATHS = ("resume", "run_dir", "model.init_from")
 # Groups whose classes take arguments that their files may leave out.
 OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
 
-# What tells a process which of several it is; torchrun, SLURM and Lightning set them.
+# Variables that tell a process which of several it is, and how many there are; torchrun, SLURM and Lightning set them.
 RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
 COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK")
 
@@ -94,7 +94,7 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
 
 
 def _check_environment() -> None:
-    """Raise ConfigError for variables that tell Lightning and torch of processes that there can't be."""
+    """Raise ConfigError for environment variables that describe processes that can't exist."""
     environment = {name: os.environ[name] for name in (*RANKS, *RANKS.values(), *COUNTS) if os.environ.get(name)}
     for name, value in environment.items():
         if not (value.isascii() and value.isdecimal()):
@@ -131,7 +131,7 @@ def _resumed(composed: DictConfig) -> DictConfig:
 
 
 def _checked(arguments: list[str], conf: Path) -> list[str]:
-    """The arguments as Hydra wants them, flags first; ConfigError for what it would answer with a page of text."""
+    """The arguments as Hydra wants them, flags first; ConfigError for what Hydra would answer with a page of text."""
     for argument in arguments:
         key, _, text = argument.partition("=")
         config.require_text(key, text or key)
@@ -216,7 +216,7 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
 
 
 def _where_else(key: str, conf: Path) -> str:
-    """How to set a key that the chosen option of a group does not have."""
+    """A sentence on how to set a key that the chosen option of a group does not have, or an empty string."""
     group, _, rest = key.partition(".")
     having = [file.stem for file in sorted((conf / group).glob("*.yaml")) if rest in (OmegaConf.load(file) or ())]
     if having:

@@ -41,7 +41,7 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
             yield folder
         finally:
             if not any((folder / "checkpoints").glob("*.ckpt")):
-                shutil.rmtree(folder, ignore_errors=True)  # the reason for it is what the user must know
+                shutil.rmtree(folder, ignore_errors=True)  # an error here would hide the one that ended the run
                 with suppress(OSError):  # other runs may have a folder beside it
                     for parent in made:
                         parent.rmdir()
@@ -66,7 +66,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _make_run_dir(config: Config, dataset: str) -> tuple[Path, list[Path]]:
-    """Make the folder of a new run; also gives those above it that had to be made, the innermost first."""
+    """Make the folder of a new run; returns it and those of its parents that did not exist, innermost first."""
     if sweeping():
         hydra = HydraConfig.get()
         varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
@@ -124,9 +124,9 @@ def sweeping() -> bool:
 
 
 def check_run_dir(config: Config) -> None:
-    """Raise ConfigError where the folder that was asked for holds something already."""
+    """Raise ConfigError if the folder that `run_dir=` names holds something already."""
     if not config.run_dir or config.resume or sweeping() or not is_first_process():
-        return  # the first process of this very run has made it for the others
+        return  # on the other processes it is there already: the first one has made it
     folder = Path(config.run_dir)
     try:
         is_taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))

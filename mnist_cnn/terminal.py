@@ -1,4 +1,4 @@
-"""What a command prints and how it ends: text that any terminal can show, errors as a line and an exit status."""
+"""Prints what any terminal can show, and turns errors into a line and an exit status."""
 
 import io
 import json
@@ -12,13 +12,13 @@ from mnist_cnn.errors import UserError, as_user_error, printable
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status; what a user can correct, and a lack of memory, becomes a line.
+    """Run a command and return its exit status: its own, 130 after Ctrl-C, or that of an error `as_user_error` knows.
 
-    Any other exception is a bug in the program and is not caught.
+    Such an error is printed without a traceback. Any other exception is a bug in the program and is not caught.
     """
     try:
         status = command()
-        sys.stdout.flush()  # here, where an error is still told
+        sys.stdout.flush()  # here, where a failure is still reported
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -36,7 +36,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def allow_any_text() -> None:
-    """Let standard output and error show what their encoding lacks as an escape, instead of failing."""
+    """Make standard output and error escape characters that their encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -54,6 +54,6 @@ def print_json(fields: Mapping[str, Any]) -> None:
 
 
 def _drop_output() -> None:
-    """Lose what could not be written, or Python would try once more when it ends."""
+    """Discard what could not be written; otherwise Python tries again, and fails, when it exits."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -105,7 +105,7 @@ def save(path: Path, trained: TrainedNetwork) -> None:
 
 
 def to_bytes(content: Mapping[str, Any]) -> bytes:
-    """A checkpoint's content as the file has it."""
+    """A checkpoint's content as the bytes of its file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
@@ -129,14 +129,14 @@ def newest(runs: Path) -> Path:
 
 
 def load(path: str | Path) -> TrainedNetwork:
-    """As `load_kept`, for callers that need not know which file was read."""
+    """`load_kept` without the name of the file that was read."""
     return load_kept(path)[1]
 
 
 def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
-    """Read a checkpoint file, or the best one of a run folder, onto the CPU; returns the file that was read as well.
+    """Read a checkpoint file, or `best.ckpt` of a run folder, onto the CPU; returns the file that was read as well.
 
-    If the best one can't be used, that of the last epoch is read instead, and a line on standard error says so.
+    If `best.ckpt` can't be used, `last.ckpt` is read instead, and a line on standard error says so.
     CheckpointError if no file can be used.
     """
     reasons: list[str] = []
@@ -153,7 +153,7 @@ def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """All that a checkpoint file holds, tensors and plain values only; CheckpointError if it is none, or damaged."""
+    """The content of a checkpoint file, tensors and plain values only; CheckpointError if it is damaged or not one."""
     if file.suffix in KERAS_SUFFIXES:
         shown = one_line(file)
         raise CheckpointError(f"{shown}: a Keras file; convert it first: mnist-cnn import-keras {shown}")

@@ -23,7 +23,7 @@ from mnist_cnn.inference.regular_file import read_regular
 
 MAX_BYTES = 2**31 - 1
 MAX_MEMBERS = 20_000  # a weight has up to four: itself, and the state of its optimiser
-MAX_PICKLE = 2**24  # bytes; that of a run of 100,000 epochs has half as many
+MAX_PICKLE = 2**24  # bytes; twice the pickle of a run of 100,000 epochs
 MAX_ITEMS = 2**21  # in all lists and dictionaries
 MAX_DEPTH = 64  # of lists in lists
 
@@ -107,7 +107,7 @@ def _load(archive: io.BytesIO) -> Any:
 def _check(content: Any, most_bytes: int) -> None:
     """Refuse anything but plain values and tensors, and tensors that together claim more bytes than the file has.
 
-    Follows a list that stands in several places each time, so that nested ones can't multiply without end.
+    A list that occurs in several places is counted at each, so that lists of the same list can't multiply without end.
     """
     waiting, items, size = [(content, 0)], 0, 0
     while waiting:

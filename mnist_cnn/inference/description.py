@@ -70,7 +70,7 @@ class Description(msgspec.Struct, frozen=True):
 
 def description_of(metadata: Mapping[str, Any]) -> Description:
     """A checkpoint's metadata with its epoch, checked; msgspec.ValidationError if no checkpoint has such metadata."""
-    for value in _leaves(metadata):  # what msgspec itself fails at, with other exceptions
+    for value in _leaves(metadata):  # for these, msgspec raises other exceptions
         if isinstance(value, Tensor):
             raise msgspec.ValidationError("it holds a tensor")
         if isinstance(value, str) and unicode_text(value) != value:
@@ -79,7 +79,7 @@ def description_of(metadata: Mapping[str, Any]) -> Description:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """All that is in nested lists and dictionaries, the keys too."""
+    """Every value in nested lists and dictionaries, and every key."""
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
     if isinstance(value, list | tuple):

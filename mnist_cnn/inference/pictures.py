@@ -81,7 +81,7 @@ def read(file: Path | bytes, name: str) -> Image.Image:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Drop what libtiff says about damaged files: it writes to standard error by itself, a line for each damage."""
+    """Drop what libtiff says about damaged files: it writes to standard error by itself, a line for each fault."""
     try:
         kept = os.dup(2)
     except OSError:  # standard error is closed

@@ -1,4 +1,4 @@
-"""How Lightning writes and reads checkpoints: as every other file here, whole and checked."""
+"""Makes Lightning write its checkpoints whole or not at all, as every file here, and check them when it reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,10 @@ from mnist_cnn.inference import checkpoint as checkpoints
 
 
 class WholeCheckpoints(CheckpointIO):
-    """Lightning's plug-in for it. Its own writes through the folder for temporary files, and truncates the target."""
+    """Replaces Lightning's own plug-in, which truncates the old checkpoint before the new one is written.
+
+    That one also needs the folder for temporary files, which may be full. OutputError if a file can't be written.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)

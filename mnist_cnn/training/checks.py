@@ -100,7 +100,7 @@ def check_machine(config: Config) -> None:
 
 
 def _check_length(key: str, path: str) -> None:
-    """Raise ConfigError for a path that the file system takes for too long, or whose folders are beyond counting."""
+    """Raise ConfigError for a path that has more than 1,000 characters or is too long for the file system."""
     try:
         if len(path) > 1000:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))

@@ -4,7 +4,8 @@ Lightning's own work for a batch takes about half a millisecond, a third of a wh
 for about 2,048 images: the data module gathers them at once, and `training_step` takes the single steps. Weights,
 moments, `global_step` and logged steps are the same to the last bit. `benchmarks/fast_steps.py` measures the gain.
 
-This is the one module that touches Lightning's loops; `pyproject.toml` bounds the versions it is tested with.
+This module changes counters inside Lightning's loops, which are not public; `pyproject.toml` limits Lightning to the
+versions that this is tested with.
 """
 
 import math
@@ -27,12 +28,13 @@ from mnist_cnn.training.module import Classifier
 # moves and Ctrl-C is heard.
 _IMAGES_AT_ONCE = 2048
 
-# Callbacks that have no hook for single batches, or do with several of them. Any other may rely on single steps.
+# Callbacks that have no hook for single batches, or whose hooks also work with several. Any other
+# may rely on single steps.
 _EPOCHWISE = (Finite, EpochState, History, FirstBatch, Progress, StopRequest, BestAndLast, EarlyStopping)
 
 
 def why_not(config: Config, trainer: pl.Trainer) -> str | None:
-    """Why Lightning has to take the steps one by one, or None where nothing can tell the difference."""
+    """Why Lightning has to take the steps one by one, or None if nothing in this run depends on that."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
         if type(callback) not in _EPOCHWISE:
             return f"the callback {type(callback).__name__} may need single steps"
@@ -53,7 +55,7 @@ class FastClassifier(Classifier):
     automatic_optimization = False
 
     def hand_over(self, data: MNISTDataModule, most: int | None = None) -> "FastClassifier":
-        """Have the data module hand over several batches at once, at `most` so many."""
+        """Have the data module hand over several batches at once, at most `most`; returns this module."""
         self._batch_size = data.config.batch_size
         data.batches_at_once = max(1, min(_IMAGES_AT_ONCE // self._batch_size, most or _IMAGES_AT_ONCE))
         return self

@@ -1,4 +1,4 @@
-"""The log of a run as a CSV file."""
+"""Logs the metrics of a run to one CSV file, which a resumed run continues."""
 
 import csv
 import io
@@ -14,15 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from mnist_cnn.files import write_file
 from mnist_cnn.report.run import EpochRow
 
-# What a row of History has that is not logged: it differs from run to run, or LearningRateMonitor logs it.
+# What a row of History holds but the log does not: seconds differ from run to run, and LearningRateMonitor logs `lr`.
 _NOT_LOGGED = ("epoch", "step", "lr", "seconds")
 
 
 class CSVLog(Logger):
-    """Writes one line for every step at which something was logged to `file`, with a column for every metric.
+    """Writes `file`: a line for every step at which something was logged, a column for every metric.
 
-    Lightning's CSVLogger starts another file when a run is resumed. This one goes on with the same, which ends as if
-    the run had not been stopped.
+    Lightning's CSVLogger starts another file when a run is resumed. This one continues the same file, so that the log
+    is the same as if the run had not been stopped.
     """
 
     def __init__(self, file: str) -> None:
@@ -41,7 +41,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `config.yaml` has them all."""
+        """Log nothing: `config.yaml` holds all settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -53,7 +53,7 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the file; a resumed run leaves it alone until it has something to add."""
+        """Write the file if something was logged since; OutputError if it can't be written."""
         if not self._has_news:
             return
         names = {name for line in self._lines.values() for name in line} - {"epoch"}
@@ -66,7 +66,10 @@ class CSVLog(Logger):
 
     @rank_zero_only
     def go_on_after(self, epochs: Sequence[EpochRow]) -> None:
-        """Take over the lines of the run up to its last whole epoch, which may not be in the file yet."""
+        """Take over the lines of a stopped run up to its last whole epoch. `epochs` has a row for each whole epoch.
+
+        The file may lack the last of them, and then gets them from these rows.
+        """
         if not epochs:
             return
         last = int(epochs[-1]["step"]) - 1

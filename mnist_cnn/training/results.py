@@ -20,14 +20,16 @@ from mnist_cnn.training.callbacks import History, StopRequest
 def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
     """Evaluate the kept checkpoint, write `metrics.json` and the report, print the results and return the metrics.
 
-    On the first process only; the others return None.
+    None on all processes but the first, and for a run that was stopped before its first checkpoint or by another signal
+    than Ctrl-C's.
     """
     if not trainer.is_global_zero:
         return None
     if trainer.interrupted and not any((run_dir / "checkpoints").glob("*.ckpt")):
         print("stopped before the first step, so nothing is kept", file=sys.stderr)
         return None
-    if trainer.interrupted and StopRequest.of(trainer).signal not in (None, signal.SIGINT):  # there is little time
+    # After SIGTERM or SIGHUP the machine may be about to go away.
+    if trainer.interrupted and StopRequest.of(trainer).signal not in (None, signal.SIGINT):
         print(f"stopped; continue with: {run_folder.resume_command(run_dir)}", file=sys.stderr)
         return None
     (history,) = (item for item in trainer.callbacks if isinstance(item, History))  # type: ignore[attr-defined]

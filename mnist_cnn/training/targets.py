@@ -17,9 +17,10 @@ from mnist_cnn.errors import ConfigError, did_you_mean, flat
 
 T = TypeVar("T")
 
-# Keys of a target that are for Hydra. Every target here is instantiated in full, whatever the last two say.
-_HYDRAS = ("_target_", "_partial_", "_convert_", "_recursive_")
-# Types that a setting can have, as a user would call them.
+# Keys of a target that are for Hydra, not for the class. Only nested targets are Hydra's to instantiate: elsewhere, all
+# but `_target_` have no effect.
+_HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
+# What messages call the types that a setting can have.
 _NAMES: dict[type, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"
 }  # fmt: skip
@@ -98,7 +99,7 @@ def make(target: Mapping[str, Any], key: str, kind: type[T], *arguments: Any, **
 
 
 def _arguments(target: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in target.items() if name not in _HYDRAS}
+    return {name: value for name, value in target.items() if name not in _HYDRA_KEYS}
 
 
 def _is_target(value: Any) -> bool:

@@ -37,10 +37,10 @@ T = TypeVar("T")
 def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     """Lightning's Trainer with the callbacks and loggers of a run; the run's folder records the configuration."""
     _quiet()
-    callbacks = _made(config.callbacks, "callbacks", Callback, run_dir)
-    loggers = _made(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
+    callbacks = _make_all(config.callbacks, "callbacks", Callback, run_dir)
+    loggers = _make_all(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
     record = partial(run_folder.record, run_dir, config)
-    # A run whose state can't be taken over stays as it was.
+    # A resumed run is recorded after its first batch only: if its state can't be used, the folder stays as it was.
     first_batch = FirstBatch(record if config.resume else None)
     ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest(), first_batch]
     trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
@@ -142,7 +142,7 @@ def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], r
         raise ConfigError(f"trainer: {flat(error)}") from error
 
 
-def _made(targets: dict[str, Any], group: str, kind: type[T], run_dir: Path) -> list[T]:
+def _make_all(targets: dict[str, Any], group: str, kind: type[T], run_dir: Path) -> list[T]:
     """The callbacks or loggers that the configuration names; `callbacks.NAME=null` leaves one out."""
     return [
         make(_in_folder(target, run_dir), f"{group}.{name}", kind)
@@ -163,11 +163,11 @@ def _in_folder(value: Any, run_dir: Path) -> Any:
 def _quiet() -> None:
     """Silence what Lightning says at the start of every run, and advice that does not fit this project."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning 2.6 calls a name of torch 2.15 by its former way.
+    # Lightning 2.6 uses a way to compare that torch 2.15 has deprecated.
     warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
     # A run that is resumed writes into its own folder.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    # It compares steps with batches, of which several may make one of Lightning's; runs resume from whole epochs only.
+    # Lightning expects a data loader to begin a resumed epoch again; ours continues with the next batch (EpochState).
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch ended.*")
     # Fewer steps than log_every_n_steps: metrics are logged by epoch.
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the best epoch, and where it is now."""
+"""The callback that writes a run's checkpoints: its best epoch, and where it was last."""
 
 import time
 from pathlib import Path
@@ -16,9 +16,9 @@ class BestAndLast(ModelCheckpoint):
     With `every_n_train_steps` or `every_n_minutes`, `last.ckpt` is also written within an epoch, at the first batch
     that ends so many optimiser steps or minutes after it was written last. A run that is asked to stop writes it too.
 
-    A run's results are those of `best.ckpt`, so there is exactly one. Further checkpoints are the business of a
-    ModelCheckpoint of its own. (ModelCheckpoint's `save_last` writes only when the best improves: Lightning 2.6.)
-    ValueError if an argument is not above zero.
+    A run's results are those of `best.ckpt`, so a run has exactly one BestAndLast; for further checkpoints, add a
+    ModelCheckpoint. (Its `save_last` is not used here: in Lightning 2.6 it writes only when the best improves.)
+    ValueError if `every_n_train_steps` or `every_n_minutes` is not a number above zero.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class BestAndLast(ModelCheckpoint):
             request.obey()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the best, then the last, which records which epoch was the best."""
+        """Write `best.ckpt` if this epoch is the best, then `last.ckpt`, whose state names the best."""
         check_weights(trainer)
         super().on_train_epoch_end(trainer, pl_module)
         self._save_last(trainer)
@@ -79,7 +79,7 @@ class BestAndLast(ModelCheckpoint):
         self._step, self._time = trainer.global_step, time.monotonic()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score so far; the run's folder may have been moved."""
+        """Take over the best score so far, with its path in this folder: the run's folder may have been moved."""
         assert self.dirpath is not None
 
         def here(path: str) -> str:

@@ -1,4 +1,4 @@
-"""What ends a run early: a signal, which it obeys between two batches, and numbers that are no longer finite."""
+"""Callbacks that end a run early: after a signal, between two batches, or when a number is no longer finite."""
 
 import signal
 import sys
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mnist_cnn.errors import Interrupted, UserError
 
-# What Ctrl-C sends, what a machine sends that is about to be taken away, and what a terminal sends that is closed.
+# Sent by Ctrl-C, by a machine that is about to be taken away, and by a terminal that is closed.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# Reading a loss waits for the GPU, so there it is done for as many batches at once; on the CPU it is done for each.
+# Reading a loss waits for the GPU, so on a GPU losses are read once in so many batches; on the CPU after each.
 _BATCHES_BETWEEN_CHECKS = 64
 
 
@@ -39,12 +39,12 @@ class StopRequest(Callback):
 
     @staticmethod
     def of(trainer: pl.Trainer) -> "StopRequest":
-        """The one among the callbacks of a trainer."""
+        """The StopRequest among a trainer's callbacks."""
         (found,) = (item for item in trainer.callbacks if isinstance(item, StopRequest))  # type: ignore[attr-defined]
         return found
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen. (Lightning sets its own handlers shortly before.) And keep a run ended that had ended itself."""
+        """Install the signal handlers, after Lightning's own, and stop at once if early stopping had ended this run."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it, or a shell's background job
@@ -83,7 +83,7 @@ class Finite(Callback):
     """
 
     def __init__(self) -> None:
-        self._unread: list[tuple[int, Tensor]] = []  # losses of some steps, with the number of the last
+        self._unread: list[tuple[int, Tensor]] = []  # for each batch: its last step, and the losses () or (steps,)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,7 +108,7 @@ class Finite(Callback):
 
 
 def check_weights(trainer: pl.Trainer) -> None:
-    """Raise NotFiniteError unless every weight is finite: a checkpoint never holds another."""
+    """Raise NotFiniteError unless every weight is finite: no checkpoint may hold one that is not."""
     for name, value in trainer.lightning_module.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise not_finite(trainer, f"weights of {name} are not finite")
@@ -127,7 +127,7 @@ def not_finite(trainer: pl.Trainer, what: str, step: int | None = None) -> NotFi
 
 
 def any_process(trainer: pl.Trainer, flag: bool) -> bool:
-    """Whether the flag is set in any process of the run: all of them must go the same way."""
+    """Whether the flag is set in any process of the run, so that all of them decide alike."""
     return trainer.strategy.reduce_boolean_decision(flag, all=False) if trainer.world_size > 1 else flag
 
 

@@ -1,1 +1,1 @@
-"""Continuing a stopped run: its settings, read as data, and its state."""
+"""Resume a stopped run: read its settings as data, and check its state."""

@@ -44,7 +44,7 @@ class _PlainLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # PyYAML has it so
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A dictionary; ValueError for a key that is twice there."""
+        """A dictionary; ValueError if a key occurs twice."""
         pairs: list[tuple[Any, Any]] = self.construct_pairs(node, deep)
         keys = [str(key) for key, _ in pairs]
         if len(set(keys)) < len(keys):

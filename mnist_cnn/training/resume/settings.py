@@ -1,8 +1,8 @@
 """The configuration of a resumed run: what the run saved, with the few changes that the command line may make.
 
-A run folder may come from anybody, so its `config.yaml` is read as plain values: bounded, without aliases, tags or
-interpolation. It may name classes of torch.optim, Lightning and this project only, and paths in its own folder only;
-anything else must be named again on the command line.
+A run folder may come from anybody, so `saved.py` reads its `config.yaml` as plain values. By itself it may name only
+classes of _TRUSTED (of loggers, those of _LOCAL_LOGGERS) and paths in its own folder. Anything else must be named again
+on the command line.
 """
 
 import os
@@ -30,11 +30,11 @@ from mnist_cnn.training.targets import class_of
 # What may be changed: the length of the run, the machine, and the loggers.
 _MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy")
 _MAY_CHANGE = ("trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.eval_batch_size")
-# What always comes from this machine, never from the saved run: where to fetch images, and which run is resumed.
+# What always comes from this command line, never from the saved run: where to fetch images, and which run is resumed.
 _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
-# A group's option may be named again if it is the same one, which this key tells.
+# A group's option may be named again if it is the same one: if it has the same value under this key.
 _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
-# Where classes that a run folder names by itself are from.
+# How the names of classes begin that a run folder may name by itself.
 _TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.",
             "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.log.CSVLog",
             "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
@@ -53,15 +53,16 @@ _WORD = re.compile(r"\w[\w .=+{}-]*(/[\w=+-]+)?")
 def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     """The configuration of the run that `composed.resume` names.
 
-    `composed` is what the command line alone gives, and `keys` are its keys. ConfigError if the folder is no run, is
-    damaged, asks for more than it may, or if the command line would make it another experiment.
+    `composed` is the configuration from the command line and `conf/` alone, `keys` are the keys on the command line.
+    ConfigError if the folder is not that of a run, is damaged or asks for something that is not trusted, or if the
+    command line would make it another experiment.
     """
     folder = str(composed.resume)
     if "run_dir" in keys:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
     now = to_config(composed).to_dict()
     saved = read_saved(folder)
-    _check_files(Path(folder))  # after it is known to be a run's: any other folder may be endless
+    _check_files(Path(folder))  # only now that it is known to be a run's: another folder may hold any number of files
     for key in keys:
         _change(saved, now, key, folder)
     for key in _OF_THIS_MACHINE:
@@ -69,7 +70,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     name, root = (str(saved["data"].get(key)) for key in ("name", "root"))
     require_one_of("data.name", name, "auto", *SOURCES)
     if "data.root" not in keys and not datasets.is_present(name, root):
-        saved["data"]["root"] = now["data"]["root"]  # images would be written there
+        saved["data"]["root"] = now["data"]["root"]  # images would be downloaded to where the run folder says
     begins_again = not any(Path(folder, "checkpoints").glob("*.ckpt"))
     if begins_again and saved["model"].get("init_from") and "model.init_from" not in keys:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The state that a stopped run left: which checkpoint it continues from, and whether the settings still fit it."""
+"""Finds the checkpoint that a stopped run continues from, and checks that its state is safe and the settings fit."""
 
 import re
 import sys
@@ -30,7 +30,7 @@ def find_stopped(config: Config, run: str) -> tuple[TrainedNetwork | None, Path 
         except CheckpointError as error:
             damaged.append(str(error))
             continue
-        position = _check_state(content, file)  # a state that is not to be trusted is no reason to look further
+        position = _check_state(content, file)  # best.ckpt replaces a damaged file, not one whose state is not safe
         _check_same_experiment(config, trained)
         _check_optimizer(config, content, file)
         _tell(*(f"warning: {line}" for line in damaged), f"resuming {run} {position}, from {file.name}")
@@ -49,8 +49,8 @@ def _tell(*lines: str) -> None:
 def _check_state(content: Mapping[str, Any], file: Path) -> str:
     """Where the run was stopped, in words; CheckpointError unless a checkpoint's content holds the state of a run.
 
-    Lightning takes the state as it is, and removes and replaces the files that a callback's state names. So what it
-    counts with must be whole numbers, and those files must lie in their own folder.
+    Lightning uses the state as it is, and removes and replaces the files that a callback's state names. So its counters
+    must be whole numbers, and those files must lie in the callback's own folder.
     """
     try:
         callbacks, epochs = content["callbacks"], content["loops"]["fit_loop"]["epoch_progress"]["current"]
@@ -103,7 +103,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     for group, values in groups.items():
         settings |= {f"{group}.{key}": value for key, value in values.items()}
     for name, target in config.callbacks.items():
-        # Those of other projects may be left out when a run is resumed.
+        # Callbacks of other projects may be left out when a run is resumed.
         if target is not None and str(target.get("_target_")).startswith(("lightning.", "mnist_cnn.")):
             settings |= {f"callbacks.{name}.{key}": value for key, value in target.items()}
     return settings
@@ -115,7 +115,7 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
     if config.data.name != "auto":
         before["data.name"], now["data.name"] = stopped.dataset, config.data.name
     epochs = config.trainer.max_epochs
-    if "total_steps" in config.scheduler.values():  # its course was laid over a certain number of epochs
+    if "total_steps" in config.scheduler.values():  # its course was planned for a certain number of epochs
         before["trainer.max_epochs"], now["trainer.max_epochs"] = stopped.training.get("max_epochs"), epochs
     for key in now | before:
         if now.get(key) != before.get(key):
@@ -127,9 +127,9 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
 
 
 def _check_optimizer(config: Config, content: Mapping[str, Any], file: Path) -> None:
-    """Raise CheckpointError if the optimiser's state has other values than the settings say, such as a learning rate.
+    """Raise CheckpointError if the optimiser's state contradicts the settings, such as in the learning rate.
 
-    A scheduler moves them; and `eps` is not what Keras calls epsilon.
+    Not checked where there is a scheduler, which changes these values; nor is `eps`, which KerasAdam changes.
     """
     for group in content["optimizer_states"][0]["param_groups"] if not config.scheduler else ():
         for key in (set(config.optimizer) & set(group)) - {"eps"}:
