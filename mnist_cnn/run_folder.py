@@ -40,7 +40,7 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            if not any((folder / "checkpoints").glob("*.ckpt")):
+            if not has_checkpoint(folder):
                 shutil.rmtree(folder, ignore_errors=True)  # an error here would hide the one that ended the run
                 with suppress(OSError):  # other runs may have a folder beside it
                     for parent in made:
@@ -107,6 +107,11 @@ def record(folder: Path, config: Config) -> None:
     write_file(file, "\n".join([*commands, text]).encode())
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is anything in a run's folder to go on from, or to evaluate."""
+    return any((folder / "checkpoints" / name).exists() for name in ("best.ckpt", "last.ckpt"))
+
+
 def resume_command(folder: Path) -> str:
     """What to type to continue a run."""
     return f"python train.py resume={shlex.quote(str(folder))}"
@@ -137,7 +142,7 @@ def check_run_dir(config: Config) -> None:
 
 
 def _taken(folder: Path) -> ConfigError:
-    resume = f", or continue it with resume={folder}" if (folder / "checkpoints" / "last.ckpt").exists() else ""
+    resume = f", or continue it with resume={folder}" if has_checkpoint(folder) else ""
     return ConfigError(f"run_dir={folder}: it exists already; name another{resume}")
 
 

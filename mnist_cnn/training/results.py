@@ -25,7 +25,7 @@ def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pat
     """
     if not trainer.is_global_zero:
         return None
-    if trainer.interrupted and not any((run_dir / "checkpoints").glob("*.ckpt")):
+    if trainer.interrupted and not run_folder.has_checkpoint(run_dir):
         print("stopped before the first step, so nothing is kept", file=sys.stderr)
         return None
     # After SIGTERM or SIGHUP the machine may be about to go away.

@@ -60,6 +60,7 @@ class BestAndLast(ModelCheckpoint):
         request = StopRequest.of(trainer)
         asked = request.is_asked(trainer)
         if due or asked:
+            check_weights(trainer)
             self._save_last(trainer)
         if asked:
             request.obey()
@@ -74,7 +75,6 @@ class BestAndLast(ModelCheckpoint):
             request.obey()
 
     def _save_last(self, trainer: pl.Trainer) -> None:
-        check_weights(trainer)
         trainer.save_checkpoint(self.last)
         self._step, self._time = trainer.global_step, time.monotonic()
 

@@ -22,9 +22,10 @@ from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, se
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.run_folder import has_checkpoint
 from mnist_cnn.training.log import CSVLog
 from mnist_cnn.training.resume.saved import leaves, read_saved
-from mnist_cnn.training.resume.stopped import cannot_change
+from mnist_cnn.training.resume.stopped import cannot_change, is_known
 from mnist_cnn.training.targets import class_of
 
 # What may be changed: the length of the run, the machine, and the loggers.
@@ -71,8 +72,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     require_one_of("data.name", name, "auto", *SOURCES)
     if "data.root" not in keys and not datasets.is_present(name, root):
         saved["data"]["root"] = now["data"]["root"]  # images would be downloaded to where the run folder says
-    begins_again = not any(Path(folder, "checkpoints").glob("*.ckpt"))
-    if begins_again and saved["model"].get("init_from") and "model.init_from" not in keys:
+    if not has_checkpoint(Path(folder)) and saved["model"].get("init_from") and "model.init_from" not in keys:
         raise ConfigError(
             f"resume={folder}: it has no checkpoint, and its model.init_from, "
             f"{one_line(saved['model']['init_from'], 80)}, is not trusted from a run folder; name it again."
@@ -111,7 +111,7 @@ def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -
 
 
 def _is_foreign(target: Any) -> bool:
-    return isinstance(target, dict) and not str(target.get("_target_")).startswith(_TRUSTED)
+    return isinstance(target, dict) and not is_known(target)
 
 
 def _check_targets(saved: dict[str, Any], now: dict[str, Any], folder: str) -> None:

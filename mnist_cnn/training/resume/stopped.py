@@ -103,10 +103,14 @@ def settings_of(config: Config) -> dict[str, Any]:
     for group, values in groups.items():
         settings |= {f"{group}.{key}": value for key, value in values.items()}
     for name, target in config.callbacks.items():
-        # Callbacks of other projects may be left out when a run is resumed.
-        if target is not None and str(target.get("_target_")).startswith(("lightning.", "mnist_cnn.")):
+        if target is not None and is_known(target):
             settings |= {f"callbacks.{name}.{key}": value for key, value in target.items()}
     return settings
+
+
+def is_known(target: Mapping[str, Any]) -> bool:
+    """Whether a callback is Lightning's or this project's. One of another project may be left out of a resumed run."""
+    return str(target.get("_target_")).startswith(("lightning.", "mnist_cnn."))
 
 
 def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
