@@ -19,7 +19,6 @@ def train(composed: DictConfig) -> float | None:
     from mnist_cnn.data.datamodule import MNISTDataModule
     from mnist_cnn.network import build_network
     from mnist_cnn.run_folder import is_first_process, open_run_dir
-    from mnist_cnn.training.callbacks import StopRequest
     from mnist_cnn.training.checks import check_machine, check_settings
     from mnist_cnn.training.optimizers import check_optimizer
     from mnist_cnn.training.pretrained import load_pretrained, with_network_of
@@ -52,8 +51,6 @@ def train(composed: DictConfig) -> float | None:
         module = build_classifier(config, network, data, trainer, pretrained)
         fit(trainer, module, data, config, stopped_at)
         results = evaluate_and_report(trainer, data, run_dir)
-    if trainer.interrupted:
-        StopRequest.of(trainer).obey()
     return results["val/accuracy"] if results else None
 
 

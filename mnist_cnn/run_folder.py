@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from mnist_cnn import machine
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError, OutputError, one_line
 from mnist_cnn.files import remove_parts, write_file
@@ -28,6 +29,7 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
     OutputError if another process is training in it.
     """
     if not is_first_process():
+        machine.end_with_parent()
         yield Path(os.devnull)  # where nobody writes
         return
     if config.resume:

@@ -80,7 +80,7 @@ class CSVLog(Logger):
                     self._lines[step] = {name: _number(value) for name, value in line.items() if value}
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError, TypeError, csv.Error):
+        except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
             print(
                 f"warning: {self._file} is damaged; it is written anew, without what callbacks logged", file=sys.stderr
             )

@@ -20,9 +20,15 @@ from mnist_cnn.training.callbacks import History, StopRequest
 def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
     """Evaluate the kept checkpoint, write `metrics.json` and the report, print the results and return the metrics.
 
-    None on all processes but the first, and for a run that was stopped before its first checkpoint or by another signal
-    than Ctrl-C's.
+    On the first process only; the others return None. Interrupted, afterwards, if a signal has ended the run.
     """
+    metrics = _evaluate_and_report(trainer, data, run_dir)
+    if trainer.interrupted:
+        StopRequest.of(trainer).obey()
+    return metrics
+
+
+def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
     if not trainer.is_global_zero:
         return None
     if trainer.interrupted and not run_folder.has_checkpoint(run_dir):

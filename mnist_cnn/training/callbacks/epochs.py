@@ -75,8 +75,10 @@ class EpochState(Callback):
         for name, state in own["metrics"].items():
             metric = pl_module.get_submodule(name)
             assert isinstance(metric, Metric)
-            for key, value in state.items():
-                setattr(metric, key, value.to(metric.device))
+            for key, value in metric.metric_state.items():
+                if not isinstance(value, Tensor) or value.shape != state[key].shape or not state[key].isfinite().all():
+                    raise ValueError(f"{name}.{key} is damaged")
+                setattr(metric, key, state[key].to(value))
             metric._update_count = 1  # or it warns, when it is computed, that it was never updated
 
 

@@ -90,6 +90,9 @@ def _check_files(folder: Path) -> None:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 shown = one_line(str(path.relative_to(folder)))
                 raise ConfigError(f"resume={folder}: {shown} is a link, or no ordinary file; a run folder has none.")
+    for name in ("metrics.csv", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html"):
+        if (folder / name).is_dir() or (folder / name).parent.is_file():
+            raise ConfigError(f"resume={folder}: {name} is a folder, or in no folder; that of a run is a file.")
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -> None:

@@ -11,6 +11,11 @@ from mnist_cnn.errors import CheckpointError, ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.run_folder import is_first_process
+from mnist_cnn.training.optimizers import build_optimizer
+
+# Values in the groups of an optimiser's state that settings don't decide: KerasAdam moves eps, precision decides fused.
+_NOT_OF_SETTINGS = frozenset({"params", "eps", "fused"})
+_MOVED_BY_SCHEDULERS = frozenset({"lr", "betas", "momentum"})
 
 
 def find_stopped(config: Config, run: str) -> tuple[TrainedNetwork | None, Path | None]:
@@ -32,7 +37,8 @@ def find_stopped(config: Config, run: str) -> tuple[TrainedNetwork | None, Path 
             continue
         position = _check_state(content, file)  # best.ckpt replaces a damaged file, not one whose state is not safe
         _check_same_experiment(config, trained)
-        _check_optimizer(config, content, file)
+        _check_optimizer(config, content, trained, file)
+        _check_best(content, file)
         _tell(*(f"warning: {line}" for line in damaged), f"resuming {run} {position}, from {file.name}")
         return trained, file
     if damaged:
@@ -57,7 +63,9 @@ def _check_state(content: Mapping[str, Any], file: Path) -> str:
         (groups,) = [state["param_groups"] for state in content["optimizer_states"]]
         is_whole = all(isinstance(count, int) and count >= 0 for count in _values(content["loops"]))
         version = str(content["pytorch-lightning_version"])
-        is_plain = groups and all(_is_number(value) for group in groups for value in _values(dict(group)))
+        is_plain = groups and all(
+            value is None or _is_number(value) for group in groups for value in _values(dict(group))
+        )
         if not (is_whole and is_plain and re.fullmatch(r"\d+(\.\d+)*[\w.+]*", version)):
             raise ValueError
         for state in callbacks.values():
@@ -68,21 +76,41 @@ def _check_state(content: Mapping[str, Any], file: Path) -> str:
             if ".." in folder.parts or any(path and Path(path) != folder / Path(path).name for path in paths):
                 raise CheckpointError(f"{file}: the state of a callback names files outside its folder.")
         for row in callbacks["History"]["rows"]:
-            if not all(isinstance(value, int | float) for value in (row["epoch"], row["step"], row["seconds"])):
+            is_row = {"epoch", "step", "seconds"} <= set(row) and all(isinstance(name, str) for name in row)
+            if not is_row or not all(_is_number(value) and abs(value) < 1e12 for value in row.values()):
                 raise ValueError
+        if not 0 <= content["global_step"] < 1e12 or len(callbacks["History"]["rows"]) != epochs["processed"]:
+            raise ValueError
+        in_mid_epoch = epochs["started"] > epochs["processed"]
+        state = callbacks.get("EpochState", {})  # Lightning leaves out what is empty
+        if in_mid_epoch and not (state["processes"] and state["taken"] > 0 and state["batch_size"] > 0):
+            raise ValueError
+        epoch, step = int(content["epoch"]) + 1, int(content["global_step"])
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{file}: a checkpoint without the state of a run, so there is nothing to resume."
         ) from error
-    if epochs["started"] > epochs["processed"]:
-        return f"in epoch {content['epoch'] + 1}, at step {content['global_step']:,}"
-    return f"after epoch {content['epoch'] + 1}"
+    return f"in epoch {epoch}, at step {step:,}" if in_mid_epoch else f"after epoch {epoch}"
+
+
+def _check_best(content: Mapping[str, Any], file: Path) -> None:
+    """Raise CheckpointError if the best epoch so far is lost: its results would be those of another one."""
+    best = file.with_name("best.ckpt")
+    has_best = any(state.get("best_model_path") for state in content["callbacks"].values())
+    if file == best or not has_best:
+        return
+    try:
+        checkpoint.load(best)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}\n  It may have been the best epoch. To begin again, remove {one_line(file.parent)}."
+        ) from error
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | None)
+    return isinstance(value, int | float)
 
 
 def _values(tree: Any) -> Iterator[Any]:
@@ -130,16 +158,15 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
         )
 
 
-def _check_optimizer(config: Config, content: Mapping[str, Any], file: Path) -> None:
-    """Raise CheckpointError if the optimiser's state contradicts the settings, such as in the learning rate.
-
-    Not checked where there is a scheduler, which changes these values; nor is `eps`, which KerasAdam changes.
-    """
-    for group in content["optimizer_states"][0]["param_groups"] if not config.scheduler else ():
-        for key in (set(config.optimizer) & set(group)) - {"eps"}:
-            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], config.optimizer[key]))
-            if was != wanted:
-                raise CheckpointError(f"{file}: its {key} is {one_line(str(was), 60)}, but optimizer.{key}={wanted}.")
+def _check_optimizer(config: Config, content: Mapping[str, Any], trained: TrainedNetwork, file: Path) -> None:
+    """Raise CheckpointError if the optimiser's state has another learning rate, or the like, than the settings."""
+    fresh = build_optimizer(config.optimizer, trained.network.parameters())
+    moved = _MOVED_BY_SCHEDULERS if config.scheduler else frozenset()
+    for group in content["optimizer_states"][0]["param_groups"]:
+        for key in set(group) - _NOT_OF_SETTINGS - moved:
+            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], fresh.defaults.get(key)))
+            if was != wanted and key in fresh.defaults:
+                raise CheckpointError(f"{file}: its {key} is {one_line(was, 60)}, but optimizer.{key}={wanted}.")
 
 
 def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
