@@ -131,7 +131,7 @@ def _resumed(composed: DictConfig) -> DictConfig:
 
 
 def _checked(arguments: list[str], conf: Path) -> list[str]:
-    """The arguments as Hydra wants them, flags first; ConfigError for what Hydra would answer with a page of text."""
+    """The arguments as Hydra wants them, flags last; ConfigError for what Hydra would answer with a page of text."""
     for argument in arguments:
         key, _, text = argument.partition("=")
         config.require_text(key, text or key)
@@ -171,7 +171,7 @@ def _checked(arguments: list[str], conf: Path) -> list[str]:
     flags = list(arguments)
     for setting in settings:
         flags.remove(setting)
-    return flags + settings
+    return settings + flags
 
 
 def _refuse_flag(message: str) -> NoReturn:
