@@ -1,8 +1,11 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
+
+from tests.conftest import ROOT
 
 
 def after_import(**variables: str) -> list[str]:
@@ -26,3 +29,19 @@ def test_importing_the_package_bounds_spinning_before_torch_is_imported() -> Non
 )
 def test_a_users_own_choice_of_spinning_stays(variable: str, value: str, expected: str) -> None:
     assert after_import(**{variable: value})[0] == expected
+
+
+def test_a_process_ends_with_the_one_that_started_it() -> None:
+    child = (
+        "import time; from mnist_cnn.machine import *; end_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        killed = time.monotonic()
+        process.kill()
+        assert process.stdout.read() == ""  # until the child has closed its end too
+        assert time.monotonic() - killed < 30
