@@ -35,7 +35,7 @@ def test_a_process_ends_with_the_one_that_started_it() -> None:
     child = (
         "import time; from mnist_cnn.machine import *; end_with_parent(); print('ready', flush=True); time.sleep(60)"
     )
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=False)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", parent], env=environment, stdout=subprocess.PIPE, text=True)
     with process:
