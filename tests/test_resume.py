@@ -75,7 +75,14 @@ RECIPES = {
 
 @pytest.mark.parametrize(
     ("recipe", "number"),
-    [*((name, signal.SIGTERM) for name in RECIPES), ("steps together", signal.SIGINT), ("one-cycle", signal.SIGHUP)],
+    [
+        *((name, signal.SIGTERM) for name in ("steps together", "averaged", "plateau", "early stopping")),
+        ("steps together", signal.SIGINT),
+        *(
+            pytest.param(name, signal.SIGHUP, marks=pytest.mark.full)
+            for name in ("single steps", "one-cycle", "bfloat16", "accumulated")
+        ),
+    ],
 )
 def test_a_run_that_is_stopped_in_mid_epoch_goes_on_as_if_it_had_not_been(
     recipe: str, number: int, monkeypatch: pytest.MonkeyPatch
@@ -683,6 +690,7 @@ def test_a_network_to_start_from_is_named_again_where_no_checkpoint_has_it(digit
     assert train_command("resume=run", f"model.init_from={digits_run}").status == 0
 
 
+@pytest.mark.full
 def test_two_processes_go_on_in_mid_epoch() -> None:
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "callbacks.checkpoint.every_n_train_steps=7")
     layers = "[Flatten,{Dropout:{rate:0.5}},{Dense:{units:10}}]"

@@ -23,8 +23,8 @@ def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pat
     On the first process only; the others return None. Interrupted, afterwards, if a signal has ended the run.
     """
     metrics = _evaluate_and_report(trainer, data, run_dir)
-    if trainer.interrupted:
-        StopRequest.of(trainer).obey()
+    if trainer.interrupted and trainer.is_global_zero:
+        StopRequest.of(trainer).obey(trainer)
     return metrics
 
 

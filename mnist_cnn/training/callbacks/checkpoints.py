@@ -63,7 +63,7 @@ class BestAndLast(ModelCheckpoint):
             check_weights(trainer)
             self._save_last(trainer)
         if asked:
-            request.obey()
+            request.obey(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write `best.ckpt` if this epoch is the best, then `last.ckpt`, whose state names the best."""
@@ -72,7 +72,7 @@ class BestAndLast(ModelCheckpoint):
         self._save_last(trainer)
         request = StopRequest.of(trainer)
         if request.is_asked(trainer):
-            request.obey()
+            request.obey(trainer)
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.last)

@@ -39,9 +39,9 @@ class StopRequest(Callback):
 
     @staticmethod
     def of(trainer: pl.Trainer) -> "StopRequest":
-        """The StopRequest among a trainer's callbacks."""
-        (found,) = (item for item in trainer.callbacks if isinstance(item, StopRequest))  # type: ignore[attr-defined]
-        return found
+        """The one among the callbacks of a trainer; one that is never asked where there is none."""
+        found = (item for item in trainer.callbacks if isinstance(item, StopRequest))  # type: ignore[attr-defined]
+        return next(found, StopRequest())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Install the signal handlers, after Lightning's own, and stop at once if early stopping had ended this run."""
@@ -64,8 +64,10 @@ class StopRequest(Callback):
         """Whether any process of the run was asked to stop."""
         return any_process(trainer, self.signal is not None)
 
-    def obey(self) -> None:
-        """End the run, and a sweep that it belongs to."""
+    def obey(self, trainer: pl.Trainer) -> None:
+        """Raise Interrupted, which ends the run and the sweep that it belongs to."""
+        # The other processes of the run end by themselves. Lightning would kill them, and then this one for their end.
+        getattr(trainer.strategy.launcher, "procs", []).clear()
         raise Interrupted(self.signal or signal.SIGINT)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
