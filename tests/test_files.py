@@ -10,7 +10,7 @@ import pytest
 
 from mnist_cnn.errors import OutputError
 from mnist_cnn.files import remove_parts, write_file
-from tests.conftest import ROOT
+from tests.conftest import QUICK, ROOT, train_command
 
 
 def broken() -> Iterator[bytes]:
@@ -88,3 +88,15 @@ def test_a_killed_process_leaves_the_old_content_and_a_part_that_can_be_removed(
     assert len(os.listdir()) == 2
     remove_parts(Path())
     assert os.listdir() == ["file"]
+
+
+def test_checkpoints_of_lightning_are_written_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    def write(path: Path, content: bytes) -> None:
+        written.append(path.name)
+        write_file(path, content)
+
+    monkeypatch.setattr("mnist_cnn.training.checkpoint_io.write_file", write)
+    assert train_command(*QUICK, "trainer.max_epochs=1", "run_dir=run").status == 0
+    assert written == ["best.ckpt", "last.ckpt"]
