@@ -114,11 +114,6 @@ def has_checkpoint(folder: Path) -> bool:
     return any((folder / "checkpoints" / name).exists() for name in ("best.ckpt", "last.ckpt"))
 
 
-def resume_command(folder: Path) -> str:
-    """What to type to continue a run."""
-    return f"python train.py resume={shlex.quote(str(folder))}"
-
-
 def is_first_process() -> bool:
     """Whether this process writes and prints for the run: it has rank 0, or there is no other."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))

@@ -86,8 +86,13 @@ class Run:
             ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
         ]
         if self.interrupted:
-            rows.append(("interrupted", f"continue with: python train.py resume={folder}"))
+            rows.append(("interrupted", f"continue with: {resume_command(self.folder)}"))
         return [(name, one_line(value, 2000)) for name, value in rows]
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to continue the run in this folder."""
+    return f"python train.py resume={shlex.quote(str(folder))}"
 
 
 def _scores(evaluation: Evaluation) -> str:

@@ -22,7 +22,7 @@ from mnist_cnn.config import RUN_DIR, Config, TrainerConfig, require_one_of, wri
 from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean, flat, one_line
-from mnist_cnn.run_folder import check_run_dir, is_first_process
+from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
 from mnist_cnn.training.callbacks import METRICS, BestAndLast
 from mnist_cnn.training.targets import check, check_type
 
@@ -124,6 +124,8 @@ def _try_trainer(config: TrainerConfig) -> None:
         raise ConfigError(f"trainer: {one_line(flat(error))}") from error
     finally:
         log.setLevel(level)
+    if trainer.world_size > 1 and sweeping():
+        raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
     if trainer.world_size == 1 and not is_first_process():
         raise ConfigError(
             f"{written('trainer.devices', config.devices)}: the environment says that this is not the first of several "

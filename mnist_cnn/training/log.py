@@ -74,7 +74,7 @@ class CSVLog(Logger):
             return
         last = int(epochs[-1]["step"]) - 1
         try:
-            for line in csv.DictReader(self._file.read_text().splitlines()):
+            for line in csv.DictReader(self._file.read_text(encoding="utf-8").splitlines()):
                 step = int(line.pop("step"))
                 if step <= last:
                     self._lines[step] = {name: _number(value) for name, value in line.items() if value}

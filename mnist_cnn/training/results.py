@@ -13,8 +13,8 @@ from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.report.page import write_report
-from mnist_cnn.report.run import Run
-from mnist_cnn.training.callbacks import History, StopRequest
+from mnist_cnn.report.run import Run, resume_command
+from mnist_cnn.training.callbacks import History, StopRequest, callbacks_of
 
 
 def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
@@ -36,9 +36,9 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         return None
     # After SIGTERM or SIGHUP the machine may be about to go away.
     if trainer.interrupted and StopRequest.of(trainer).signal not in (None, signal.SIGINT):
-        print(f"stopped; continue with: {run_folder.resume_command(run_dir)}", file=sys.stderr)
+        print(f"stopped; continue with: {resume_command(run_dir)}", file=sys.stderr)
         return None
-    (history,) = (item for item in trainer.callbacks if isinstance(item, History))  # type: ignore[attr-defined]
+    (history,) = callbacks_of(trainer, History)
     trained = checkpoint.load(checkpoint.find(run_dir))
     run = Run(
         folder=run_dir,
@@ -55,7 +55,7 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         test=evaluate(trained, data.test, data.dataset_name, "test"),
         fallback=data.is_fallback,
         data_root=data.config.root,
-        settings=(run_dir / "config.yaml").read_text(),
+        settings=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     metrics = write_report(run)
     for logger in trainer.loggers:

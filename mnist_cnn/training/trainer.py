@@ -24,7 +24,16 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
-from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, FirstBatch, History, Progress, StopRequest
+from mnist_cnn.training.callbacks import (
+    BestAndLast,
+    EpochState,
+    Finite,
+    FirstBatch,
+    History,
+    Progress,
+    StopRequest,
+    callbacks_of,
+)
 from mnist_cnn.training.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.module import Classifier
@@ -44,8 +53,6 @@ def build_trainer(config: Config, run_dir: Path) -> pl.Trainer:
     first_batch = FirstBatch(record if config.resume else None)
     ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest(), first_batch]
     trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
-    if trainer.world_size > 1 and run_folder.sweeping():
-        raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
     if not config.resume:
         record()
     return trainer
@@ -74,7 +81,7 @@ def build_classifier(
         if trainer.is_global_zero:
             print(f"note: fast steps are off, because {reason}.", file=sys.stderr)
         return Classifier(*arguments)
-    (keeper,) = (item for item in trainer.callbacks if isinstance(item, BestAndLast))  # type: ignore[attr-defined]
+    (keeper,) = callbacks_of(trainer, BestAndLast)
     return FastClassifier(*arguments).hand_over(data, most=keeper.steps_apart)
 
 
@@ -111,7 +118,7 @@ def fit(
             raise ConfigError(flat(error)) from error
         if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise ConfigError(f"trainer.compile=true: it is not possible here: {why}") from error
-        (first_batch,) = (item for item in trainer.callbacks if isinstance(item, FirstBatch))  # type: ignore[attr-defined]
+        (first_batch,) = callbacks_of(trainer, FirstBatch)
         if stopped_at is not None and not first_batch.is_over:
             raise CheckpointError(f"{stopped_at}: its state is not that of this run ({why}).") from error
         raise

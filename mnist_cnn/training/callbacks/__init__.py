@@ -2,6 +2,16 @@
 
 from mnist_cnn.training.callbacks.checkpoints import BestAndLast
 from mnist_cnn.training.callbacks.epochs import METRICS, EpochState, FirstBatch, History, Progress
-from mnist_cnn.training.callbacks.stopping import Finite, StopRequest
+from mnist_cnn.training.callbacks.stopping import Finite, StopRequest, callbacks_of
 
-__all__ = ["METRICS", "BestAndLast", "EpochState", "Finite", "FirstBatch", "History", "Progress", "StopRequest"]
+__all__ = [
+    "METRICS",
+    "BestAndLast",
+    "EpochState",
+    "Finite",
+    "FirstBatch",
+    "History",
+    "Progress",
+    "StopRequest",
+    "callbacks_of",
+]

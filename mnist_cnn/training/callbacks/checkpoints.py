@@ -54,9 +54,8 @@ class BestAndLast(ModelCheckpoint):
         if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
             return
         due = self.steps_apart is not None and trainer.global_step - self._step >= self.steps_apart
-        late = self._seconds_apart is not None and time.monotonic() - self._time >= self._seconds_apart
         if self._seconds_apart is not None:
-            due |= any_process(trainer, late)
+            due |= any_process(trainer, time.monotonic() - self._time >= self._seconds_apart)
         request = StopRequest.of(trainer)
         asked = request.is_asked(trainer)
         if due or asked:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -16,6 +16,8 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from torch import Tensor
 
 from mnist_cnn.errors import Interrupted, UserError
+
+T = TypeVar("T", bound=Callback)
 
 # Sent by Ctrl-C, by a machine that is about to be taken away, and by a terminal that is closed.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -40,8 +42,7 @@ class StopRequest(Callback):
     @staticmethod
     def of(trainer: pl.Trainer) -> "StopRequest":
         """The one among the callbacks of a trainer; one that is never asked where there is none."""
-        found = (item for item in trainer.callbacks if isinstance(item, StopRequest))  # type: ignore[attr-defined]
-        return next(found, StopRequest())
+        return next(iter(callbacks_of(trainer, StopRequest)), StopRequest())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Install the signal handlers, after Lightning's own, and stop at once if early stopping had ended this run."""
@@ -49,7 +50,7 @@ class StopRequest(Callback):
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it, or a shell's background job
                     self._handlers[number] = signal.signal(number, self._note)
-        stoppers = [item for item in trainer.callbacks if isinstance(item, EarlyStopping)]  # type: ignore[attr-defined]
+        stoppers = callbacks_of(trainer, EarlyStopping)
         if any(item.stopping_reason != EarlyStoppingReason.NOT_STOPPED for item in stoppers):
             trainer.should_stop = True
 
@@ -126,6 +127,11 @@ def not_finite(trainer: pl.Trainer, what: str, step: int | None = None) -> NotFi
         f"step {step:,} (epoch {trainer.current_epoch + 1}): {what}, at a learning rate of {rate:g}, so the run ends; "
         f"{good}. A smaller optimizer.lr or +trainer.gradient_clip_val=1 may help."
     )
+
+
+def callbacks_of(trainer: pl.Trainer, kind: type[T]) -> list[T]:
+    """The callbacks of a trainer that are of this class."""
+    return [item for item in trainer.callbacks if isinstance(item, kind)]  # type: ignore[attr-defined]  # a connector's
 
 
 def any_process(trainer: pl.Trainer, flag: bool) -> bool:

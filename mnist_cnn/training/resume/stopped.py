@@ -163,9 +163,9 @@ def _check_optimizer(config: Config, content: Mapping[str, Any], trained: Traine
     fresh = build_optimizer(config.optimizer, trained.network.parameters())
     moved = _MOVED_BY_SCHEDULERS if config.scheduler else frozenset()
     for group in content["optimizer_states"][0]["param_groups"]:
-        for key in set(group) - _NOT_OF_SETTINGS - moved:
-            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], fresh.defaults.get(key)))
-            if was != wanted and key in fresh.defaults:
+        for key in (set(group) & set(fresh.defaults)) - _NOT_OF_SETTINGS - moved:
+            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], fresh.defaults[key]))
+            if was != wanted:
                 raise CheckpointError(f"{file}: its {key} is {one_line(was, 60)}, but optimizer.{key}={wanted}.")
 
 
