@@ -155,7 +155,7 @@ def hand_built(name: str) -> tuple[Any, int]:
     from torch import nn
 
     from mnist_cnn.network import build_network
-    from mnist_cnn.network.modules import Flatten
+    from mnist_cnn.network.layers.modules import Flatten
 
     ours = build_network(layers_of(name), (1, 28, 28), 10)
     pooled: Callable[[], list[nn.Module]] = lambda: [nn.MaxPool2d(2), nn.ReLU()]  # noqa: E731

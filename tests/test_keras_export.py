@@ -16,8 +16,8 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork, load, save
 from mnist_cnn.keras.export import export_keras, input_shape
 from mnist_cnn.keras.importer import import_model
 from mnist_cnn.network import LAYERS, MERGES, Network, build_network
-from mnist_cnn.network.activations import ACTIVATIONS
 from mnist_cnn.network.arguments import keras_shape
+from mnist_cnn.network.layers.activations import ACTIVATIONS
 from tests.conftest import CONF
 
 END: list[Any] = ["Flatten", {"Dense": {"units": 10}}]

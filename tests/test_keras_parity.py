@@ -22,7 +22,7 @@ from mnist_cnn.data import datasets
 from mnist_cnn.data.split import split_indices
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import LAYERS, build_network
-from mnist_cnn.network.initializers import INITIALIZERS
+from mnist_cnn.network.layers.initializers import INITIALIZERS
 from mnist_cnn.training import fast_steps
 from tests.conftest import Outcome, composed, train_command
 

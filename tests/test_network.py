@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.network import LAYERS, MERGES, Layer, Network, build_network, layer
-from mnist_cnn.network.activations import ACTIVATIONS
 from mnist_cnn.network.arguments import Shape, real
 from mnist_cnn.network.graph import GraphNetwork
-from mnist_cnn.network.initializers import INITIALIZERS
+from mnist_cnn.network.layers.activations import ACTIVATIONS
+from mnist_cnn.network.layers.initializers import INITIALIZERS
 from mnist_cnn.network.registry import parameters_of
 from tests.conftest import CONF
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.keras.model_config import KerasLayer
-from mnist_cnn.network.activations import ACTIVATIONS
+from mnist_cnn.network.layers.activations import ACTIVATIONS
 from mnist_cnn.network.registry import parameters_of
 
 # Arguments that change what a layer computes, with the only values that are supported.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from torch import nn
 
 from mnist_cnn.errors import ConfigError, did_you_mean
-from mnist_cnn.network.activations import activation_modules
 from mnist_cnn.network.arguments import Shape, Size, image, number, pair, show
-from mnist_cnn.network.initializers import initialize
-from mnist_cnn.network.modules import AveragePoolingSame, GlobalPooling
+from mnist_cnn.network.layers.activations import activation_modules
+from mnist_cnn.network.layers.initializers import initialize
+from mnist_cnn.network.layers.modules import AveragePoolingSame, GlobalPooling
 from mnist_cnn.network.registry import MAX_VALUES, Layer, layer
 
 Pair = tuple[int, int]  # height and width

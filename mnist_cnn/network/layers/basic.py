@@ -5,8 +5,6 @@ import math
 from torch import nn
 
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.network import modules
-from mnist_cnn.network.activations import CappedReLU, activation_modules
 from mnist_cnn.network.arguments import (
     Shape,
     Size,
@@ -20,7 +18,9 @@ from mnist_cnn.network.arguments import (
     show,
     torch_shape,
 )
-from mnist_cnn.network.initializers import fill, initialize
+from mnist_cnn.network.layers import modules
+from mnist_cnn.network.layers.activations import CappedReLU, activation_modules
+from mnist_cnn.network.layers.initializers import fill, initialize
 from mnist_cnn.network.registry import MAX_VALUES, Layer, layer
 
 
