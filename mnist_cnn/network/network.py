@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.network import blocked
 from mnist_cnn.network.arguments import Shape, show
+from mnist_cnn.network.cut import unused_border
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,20 @@ class Network(nn.Sequential):
         for node in nodes:
             for part in node.parts if node.shared is None else ():
                 self.add_module(part, modules[part])
+        self._cut = unused_border(dict(self.named_children()), input_shape)
+        self._blocked = blocked.worth_blocking(dict(self.named_children()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last of `outputs`, apart from rounding: faster, without unused pixels and in oneDNN's layout."""
+        layout = blocked.layout(x, self._modules) if self._blocked else None
+        for name, module in self._modules.items():
+            if name == self._cut.at:
+                x = x[..., : self._cut.height, : self._cut.width]
+            if layout and name in self._blocked:
+                x = blocked.call(module, x, layout)
+            else:
+                x = module(x.to_dense() if x.is_mkldnn else x)
+        return x.to_dense() if x.is_mkldnn else x
 
     @property
     def output_shape(self) -> Shape:
@@ -68,7 +84,7 @@ class Network(nn.Sequential):
         self.train(was_training)
 
     def outputs(self, x: Tensor) -> Iterator[Tensor]:
-        """The output of each node in turn."""
+        """The output of each node in turn, computed layer by layer, as the list says."""
         for node in self.nodes:
             for part in node.parts:
                 x = self.get_submodule(part)(x)

@@ -117,16 +117,21 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         x = self._normalize(x)
         return x if self.dim == 1 else x.movedim(1, self.dim)
 
+    def follow(self, mean: Tensor, var: Tensor) -> None:
+        """Move the moving averages towards a batch's mean and biased variance, both (features,)."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
+
     def _normalize(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            var, mean = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var, self.momentum)
+        values = x.detach().to(self.running_mean.dtype)  # as in Keras, in float32 also where x is bfloat16
+        var, mean = torch.var_mean(values, [d for d in range(x.dim()) if d != 1], correction=0)
+        self.follow(mean, var)
         backends = torch.backends.cudnn.enabled
         return torch.batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps, backends)
 
