@@ -83,7 +83,8 @@ class FastClassifier(Classifier):
         losses = torch.stack([loss for _, loss in outputs.values()])
         sizes = losses.new_tensor([len(part) for part, _ in outputs.values()])
         loss = (losses * sizes).sum() / len(batch[1])
-        self._log_means("train", loss, logits, batch[1])
+        self._add("train", loss, logits, batch[1])
+        self._log_means("train")
         return {"loss": loss, "losses": losses}
 
     def _count(self, steps: int) -> None:

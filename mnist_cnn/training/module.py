@@ -48,16 +48,23 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, loss = self.logits_and_loss(batch)
-        self._log_means("train", loss, logits, batch[1])
+        self._add("train", loss, logits, batch[1])
+        self._log_means("train")
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, loss = self.logits_and_loss(batch)
-        self._log_means("val", loss, logits, batch[1])
+        self._add("val", loss, logits, batch[1])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_means("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         logits, loss = self.logits_and_loss(batch)
-        self._log_means("test", loss, logits, batch[1])
+        self._add("test", loss, logits, batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        self._log_means("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         # The loss scaling of float16 divides gradients before they are clipped, which fused optimisers don't allow.
@@ -94,14 +101,24 @@ class Classifier(pl.LightningModule):
         logits = self(images)
         return logits, F.cross_entropy(logits, labels)
 
-    def _log_means(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Log the means over an epoch's images, in which a smaller last batch weighs less."""
-        means: dict[str, Metric] = {key: getattr(self, f"{stage}_{key}") for key in ("loss", "accuracy")}
+    def _add(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch to the means over an epoch's images, in which a smaller last batch weighs less."""
         # One value for each image, not a weight: MeanMetric ignores weights where it does not look for NaN (1.9).
-        means["loss"].update(loss.detach().expand(len(labels)))
-        means["accuracy"].update(logits, labels)
-        for key, mean in means.items():
-            self.log(f"{stage}/{key}", mean, on_step=False, on_epoch=True, batch_size=len(labels))
+        self._metric(stage, "loss").update(loss.detach().expand(len(labels)))
+        self._metric(stage, "accuracy").update(logits, labels)
+
+    def _log_means(self, stage: str) -> None:
+        """Have Lightning read the means at the end of the epoch.
+
+        For a validation, that is said once at its end: for each batch it would take half a millisecond, as long as the
+        batch itself in `tiny`.
+        """
+        for key in ("loss", "accuracy"):
+            self.log(f"{stage}/{key}", self._metric(stage, key), on_step=False, on_epoch=True)
+
+    def _metric(self, stage: str, key: str) -> Metric:
+        metric: Metric = getattr(self, f"{stage}_{key}")
+        return metric
 
 
 def _is_epochwise_plateau(config: LRSchedulerConfig) -> bool:
