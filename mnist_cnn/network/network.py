@@ -60,7 +60,7 @@ class Network(nn.Sequential):
         for name, module in self._modules.items():
             if name == self._cut.at:
                 x = x[..., : self._cut.height, : self._cut.width]
-            if layout and name in self._blocked:
+            if layout and self._blocked.get(name) is type(module):
                 x = blocked.call(module, x, layout)
             else:
                 x = module(x.to_dense() if x.is_mkldnn else x)
