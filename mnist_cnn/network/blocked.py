@@ -96,7 +96,7 @@ def _works(dtype: torch.dtype) -> bool:
     Tried once in a process, on four small images; if not, a line says so. Elsewhere than on x86, where nobody has
     measured it, and without fast bfloat16, it is not even tried.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if dtype == torch.bfloat16 and not has_fast_bfloat16():
         return False
