@@ -76,7 +76,10 @@ def keras(task: Task) -> None:
 
 
 def loop(task: Task) -> None:
-    """A loop in plain PyTorch that takes the same steps as ours, to the same weights, without Lightning."""
+    """A loop in plain PyTorch that trains the network of ours to the same weights, without Lightning.
+
+    Dropout draws the same random numbers.
+    """
     import mnist_cnn  # noqa: F401, I001  # before torch: it bounds how long OpenMP's threads spin
     import torch
     from torch.nn import functional as F
@@ -84,6 +87,7 @@ def loop(task: Task) -> None:
     from mnist_cnn import machine
     from mnist_cnn.data import datasets
     from mnist_cnn.data.split import split_indices
+    from mnist_cnn.network import build_network
     from mnist_cnn.training.optimizers import KerasAdam
 
     machine.keep_freed_memory()
@@ -92,9 +96,9 @@ def loop(task: Task) -> None:
         torch.use_deterministic_algorithms(True)
         setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.manual_seed(0)
-    network, operations = hand_built(task.model)
-    network.to(task.device, memory_format=torch.channels_last)
-    machine.use_threads(3 * operations * task.batch_size)
+    network = build_network(layers_of(task.model), (1, 28, 28), 10)
+    network.to(task.device).to(memory_format=torch.channels_last)
+    machine.use_threads(3 * network.operations * task.batch_size)
     optimizer = KerasAdam(network.parameters(), 1e-3, (0.9, 0.999), 1e-7, fused=True)
 
     mnist = datasets.load("mnist", task.data_root).train
@@ -150,32 +154,6 @@ def _say_weights(network: Any) -> None:
     print(f"weights {digest.hexdigest()[:16]}", flush=True)
 
 
-def hand_built(name: str) -> tuple[Any, int]:
-    """A published network out of torch's modules, with the first weights that ours draws, and its operations."""
-    from torch import nn
-
-    from mnist_cnn.network import build_network
-    from mnist_cnn.network.layers.modules import Flatten
-
-    ours = build_network(layers_of(name), (1, 28, 28), 10)
-    pooled: Callable[[], list[nn.Module]] = lambda: [nn.MaxPool2d(2), nn.ReLU()]  # noqa: E731
-    modules: dict[str, list[nn.Module]] = {
-        "baseline": [
-            nn.Conv2d(1, 32, 3), *pooled(), nn.Conv2d(32, 64, 3), *pooled(),
-            Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10),
-        ],
-        "tiny": [
-            nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(1, 8, 4), *pooled(), nn.Conv2d(8, 16, 4), *pooled(),
-            Flatten(), nn.Linear(400, 10), nn.ReLU(), nn.Linear(10, 10),
-        ],
-        "mlp": [Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 50), nn.ReLU(), nn.Linear(50, 10)],
-    }  # fmt: skip
-    network = nn.Sequential(*modules[name])
-    for mine, theirs in zip(network.parameters(), ours.parameters(), strict=True):
-        mine.data.copy_(theirs.data)
-    return network, ours.operations
-
-
 def layers_of(name: str) -> Any:
     """The list of layers of a published network, as `conf/model` has it."""
     from omegaconf import OmegaConf
@@ -190,7 +168,7 @@ def layers_of(name: str) -> Any:
 def lightning(task: Task) -> None:
     """torchvision's data set with a transform for every picture, DataLoader, `self.log` in every step, a bar.
 
-    No worker processes: on two cores they are slower.
+    The network has ReLU before its pooling. No worker processes: on two cores they are slower.
     """
     import lightning.pytorch as pl
     import torch
@@ -241,6 +219,49 @@ def lightning(task: Task) -> None:
         trainer.fit(
             Model(), DataLoader(train, task.batch_size, shuffle=True, num_workers=0), DataLoader(val, VALIDATION_BATCH)
         )
+
+
+def hand_built(name: str) -> tuple[Any, int]:
+    """A published network out of torch's modules as people usually write it, and its operations for an image.
+
+    ReLU comes before the pooling, where ours computes it after; the first weights are those that ours draws.
+    """
+    from torch import nn
+
+    from mnist_cnn.network import build_network
+    from mnist_cnn.network.layers.modules import Flatten
+
+    ours = build_network(layers_of(name), (1, 28, 28), 10)
+
+    def convolution(channels: int, filters: int, size: int) -> list[nn.Module]:
+        return [nn.Conv2d(channels, filters, size), nn.ReLU()]
+
+    def dense(features: int, units: int) -> list[nn.Module]:
+        return [nn.Linear(features, units), nn.ReLU()]
+
+    modules: dict[str, list[nn.Module]] = {
+        "baseline": [
+            *convolution(1, 32, 3), nn.MaxPool2d(2), *convolution(32, 64, 3), nn.MaxPool2d(2),
+            Flatten(), *dense(1600, 128), nn.Linear(128, 10),
+        ],
+        "tiny": [
+            nn.ZeroPad2d((1, 2, 1, 2)), *convolution(1, 8, 4), nn.MaxPool2d(2), *convolution(8, 16, 4), nn.MaxPool2d(2),
+            Flatten(), *dense(400, 10), nn.Linear(10, 10),
+        ],
+        "deep": [
+            *convolution(1, 32, 3), nn.MaxPool2d(2), *convolution(32, 64, 3), nn.MaxPool2d(2), *convolution(64, 64, 3),
+            Flatten(), *dense(576, 64), nn.Linear(64, 10),
+        ],
+        "dropout": [
+            *convolution(1, 32, 3), *convolution(32, 64, 3), nn.MaxPool2d(2), nn.Dropout(0.25),
+            Flatten(), *dense(9216, 128), nn.Dropout(0.5), nn.Linear(128, 10),
+        ],
+        "mlp": [Flatten(), *dense(784, 50), *dense(50, 50), nn.Linear(50, 10)],
+    }  # fmt: skip
+    network = nn.Sequential(*modules[name])
+    for mine, theirs in zip(network.parameters(), ours.parameters(), strict=True):
+        mine.data.copy_(theirs.data)
+    return network, ours.operations
 
 
 # --- the roofline ---------------------------------------------------------------------------------------------------
