@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import cycle, pairwise
+from itertools import cycle
 
 from speed import ROOT
 
@@ -21,14 +21,18 @@ BATCH = {"baseline": 128, "tiny": 32}
 # name in the table: (what is switched on or off, environment)
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "as ours": ("", {}),
-    "weights not channels-last": ("contiguous", {}),
-    "ReLU before its pooling": ("relu-first", {}),
+    "unused pixels computed too": ("uncut", {}),
+    "torch's layout instead of oneDNN's": ("unblocked", {}),
+    "both: layer by layer": ("uncut,unblocked", {}),
+    "layer by layer, weights not channels-last": ("uncut,unblocked,contiguous", {}),
+    "layer by layer, ReLU before its pooling": ("relu-first", {}),
     "optimiser not fused": ("unfused", {}),
     "memory given back to the kernel": ("give-back", {}),
     "deterministic mode fills new memory": ("fill", {}),
     "one thread": ("one-thread", {}),
     "one gather and scaling for each batch": ("single-gather", {}),
     "bf16-mixed": ("bf16", {}),
+    "bf16-mixed, layer by layer": ("bf16,uncut,unblocked", {}),
     "with huge pages (THP_MEM_ALLOC_ENABLE=1)": ("", {"THP_MEM_ALLOC_ENABLE": "1"}),
     "with torch.compile": ("compile", {}),
     "bf16-mixed with torch.compile": ("bf16,compile", {}),
@@ -45,6 +49,7 @@ def steps(model: str, switches: set[str], seconds: float) -> None:
 
     from mnist_cnn import machine
     from mnist_cnn.network import build_network
+    from mnist_cnn.network.cut import Cut
     from mnist_cnn.training.optimizers import KerasAdam
 
     if "give-back" not in switches:
@@ -57,12 +62,12 @@ def steps(model: str, switches: set[str], seconds: float) -> None:
     machine.use_threads(3 * ours.operations * BATCH[model])
     if "one-thread" in switches:
         torch.set_num_threads(1)
+    if "uncut" in switches:
+        ours._cut = Cut("", 0, 0)
+    if "unblocked" in switches:
+        ours._blocked = {}
     if "relu-first" in switches:
-        modules = list(hand_built(model)[0])
-        for index, (pool, relu) in enumerate(pairwise(tuple(modules))):
-            if isinstance(pool, nn.MaxPool2d) and isinstance(relu, nn.ReLU):
-                modules[index : index + 2] = relu, pool
-        network = nn.Sequential(*modules)
+        network = hand_built(model)[0]
     if "contiguous" not in switches:
         network.to(memory_format=torch.channels_last)
     if "compile" in switches:
