@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from mnist_cnn import quick_imports
 from mnist_cnn.config import to_config
 from mnist_cnn.hydra_cli import run_hydra
 
@@ -13,17 +14,18 @@ def train(composed: DictConfig) -> float | None:
     """One run, as configured; returns the validation accuracy, which is what a search may optimise."""
     config = to_config(composed)  # checks types and ranges, before anything is made or fetched
 
-    from lightning.pytorch import seed_everything  # takes seconds; --help does not wait for it
+    with quick_imports():  # Lightning takes seconds; --help does not wait for it
+        from lightning.pytorch import seed_everything
 
-    from mnist_cnn.data import datasets
-    from mnist_cnn.data.datamodule import MNISTDataModule
-    from mnist_cnn.network import build_network
-    from mnist_cnn.run_folder import is_first_process, open_run_dir
-    from mnist_cnn.training.checks import check_machine, check_settings
-    from mnist_cnn.training.optimizers import check_optimizer
-    from mnist_cnn.training.pretrained import load_pretrained, with_network_of
-    from mnist_cnn.training.results import evaluate_and_report
-    from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
+        from mnist_cnn.data import datasets
+        from mnist_cnn.data.datamodule import MNISTDataModule
+        from mnist_cnn.network import build_network
+        from mnist_cnn.run_folder import is_first_process, open_run_dir
+        from mnist_cnn.training.checks import check_machine, check_settings
+        from mnist_cnn.training.optimizers import check_optimizer
+        from mnist_cnn.training.pretrained import load_pretrained, with_network_of
+        from mnist_cnn.training.results import evaluate_and_report
+        from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
     check_settings(config)
     check_machine(config)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mnist_cnn import __version__
+from mnist_cnn import __version__, quick_imports
 from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
 from mnist_cnn.terminal import allow_any_text, failed, print_json, run_command
 
@@ -155,9 +155,10 @@ def _path(text: str) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from mnist_cnn.data.datasets import MissingFilesError
-    from mnist_cnn.inference import checkpoint
-    from mnist_cnn.inference.evaluate import evaluate, images_for
+    with quick_imports():
+        from mnist_cnn.data.datasets import MissingFilesError
+        from mnist_cnn.inference import checkpoint
+        from mnist_cnn.inference.evaluate import evaluate, images_for
 
     file, trained = checkpoint.load_kept(options.checkpoint)
     name = options.data or trained.dataset
@@ -186,8 +187,9 @@ def _mirror(option: str | None, dataset: str) -> str | None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from mnist_cnn.inference import checkpoint
-    from mnist_cnn.inference.predict import predict
+    with quick_imports():
+        from mnist_cnn.inference import checkpoint
+        from mnist_cnn.inference.predict import predict
 
     first, *others = options.paths
     if not all(options.paths):
@@ -213,10 +215,11 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _import_keras(options: argparse.Namespace) -> int:
-    from mnist_cnn.data import datasets
-    from mnist_cnn.data.images import Images
-    from mnist_cnn.inference import checkpoint
-    from mnist_cnn.keras.importer import import_model
+    with quick_imports():
+        from mnist_cnn.data import datasets
+        from mnist_cnn.data.images import Images
+        from mnist_cnn.inference import checkpoint
+        from mnist_cnn.keras.importer import import_model
 
     output = options.output or Path(f"{options.file.stem}.ckpt")
     if output.suffix in checkpoint.KERAS_SUFFIXES:
@@ -235,8 +238,9 @@ def _import_keras(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from mnist_cnn.inference import checkpoint
-    from mnist_cnn.keras.export import export_keras, input_shape
+    with quick_imports():
+        from mnist_cnn.inference import checkpoint
+        from mnist_cnn.keras.export import export_keras, input_shape
 
     file, trained = checkpoint.load_kept(options.checkpoint)
     # A model's name may have a slash in it, and would name another folder.

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from mnist_cnn import config
+from mnist_cnn import config, quick_imports
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error, did_you_mean, flat, one_line
 from mnist_cnn.sweep import Sweep
 from mnist_cnn.terminal import allow_any_text, failed
@@ -124,7 +124,8 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
 
 
 def _resumed(composed: DictConfig) -> DictConfig:
-    from mnist_cnn.training.resume.settings import resumed
+    with quick_imports():
+        from mnist_cnn.training.resume.settings import resumed
 
     task = list(HydraConfig.get().overrides.task)
     return resumed(composed, [override.key_or_group for override in OverridesParser.create().parse_overrides(task)])

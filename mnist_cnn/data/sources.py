@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mnist_cnn import quick_imports
 from mnist_cnn.data.download import md5_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -121,7 +122,8 @@ def _read_bundled_digits(files: list[Path]) -> Arrays:
 
 
 def _torchvision(name: str) -> Any:
-    import torchvision.datasets  # takes seconds, and the bundled digits don't need it
+    with quick_imports():  # they take seconds, and the bundled digits don't need them
+        import torchvision.datasets
 
     return getattr(torchvision.datasets, name)
 
