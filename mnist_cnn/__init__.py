@@ -20,8 +20,8 @@ if "OMP_WAIT_POLICY" not in os.environ:
 def quick_imports() -> Iterator[None]:
     """Import large libraries in a `with` block, without garbage collection.
 
-    Importing Lightning makes 700,000 objects that stay. The collector would search them again and again, a quarter of
-    the time, and a last time when the program ends, for most of a second; from now on, it leaves them out.
+    Importing Lightning makes 700,000 objects that stay. The collector would search them again and again, which takes a
+    quarter of the time, and once more when the program ends, for a second. From now on, it leaves them out.
     """
     modules, is_on = len(sys.modules), gc.isenabled()
     gc.disable()
