@@ -32,6 +32,7 @@ _DIGIT, _STROKE = 20 / 28, 2.2 / 28
 _STROKE_INK = 0.3  # a pixel with more ink than this belongs to a stroke
 _OVERSAMPLING = 4  # strokes are thickened at this multiple of the final resolution
 _NEIGHBOURS = np.ones((3, 3))  # pixels that touch at a corner are connected too
+_LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 
 
 def find(path: Path) -> list[Path]:
@@ -125,13 +126,13 @@ def to_image(picture: Image.Image, shape: tuple[int, int, int], digits: bool) ->
 
 def _grey(picture: Image.Image) -> Tensor:
     """(H, W) in [0, 1]. A transparent margin is cropped; elsewhere transparent means paper, the opposite of the ink."""
-    alpha = torch.from_numpy(np.array(picture.getchannel("A"))).float() / 255
+    values = torch.from_numpy(np.array(picture)).float() / 255
+    grey, alpha = values[..., :3] @ _LUMA, values[..., 3]
     box = picture.getchannel("A").getbbox()
-    if box is not None and alpha[box[1] : box[3], box[0] : box[2]].mean() > 0.95:
-        picture = picture.crop(box)
-        alpha = torch.ones(picture.height, picture.width)
-    values = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 255
-    grey = values @ torch.tensor([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
+    if box is not None:
+        inside = np.s_[box[1] : box[3], box[0] : box[2]]
+        if alpha[inside].mean() > 0.95:
+            return grey[inside]
     drawn = (grey * alpha).sum() / alpha.sum().clamp(min=1e-6)
     return grey * alpha + (1 - alpha) * (drawn < 0.5).float()
 
@@ -146,21 +147,11 @@ def _border(grey: Tensor) -> Tensor:
 
 def _ink(grey: Tensor) -> Tensor:
     """(H, W) in [0, 1]: how much a pixel differs from the paper, whose brightness may change across the picture."""
-    height, width = grey.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    plane, border = torch.stack([torch.ones_like(x), x, y], -1), _border(grey)
-    values, positions = grey[border], plane[border]
-    for _ in range(2):  # the second fit leaves out what is not paper, such as a stroke that reaches the edge
-        fitted = positions @ torch.linalg.lstsq(positions, values[:, None]).solution
-        distance = (values - fitted[:, 0]).abs()
-        paper = distance <= 2 * distance.median() + 0.02
-        coefficients = torch.linalg.lstsq(positions[paper], values[paper][:, None]).solution
-        values, positions = values[paper], positions[paper]
-    difference = grey - (plane @ coefficients)[..., 0]
+    difference = grey - _paper(grey)
     is_light = difference.clamp(min=0).square().sum() > difference.clamp(max=0).square().sum()
     ink = difference if is_light else -difference
     outliers = min(20, ink.numel() // 400)  # so many pixels may be stronger than full ink
-    full = float(ink.flatten().kthvalue(ink.numel() - outliers).values)
+    full = float(ink.flatten().topk(outliers + 1).values[-1])
     if full < 0.08:
         raise DataError("nothing to see: the whole picture is about as bright as its edge.")
     # Below a quarter of full ink is paper; above 95 % is full ink.
@@ -168,42 +159,70 @@ def _ink(grey: Tensor) -> Tensor:
     return clear
 
 
+def _paper(grey: Tensor) -> Tensor:
+    """The brightness of the paper at each pixel, (H, W), fitted to the pixels near the edge; () if all are black."""
+    border = _border(grey)
+    values = grey[border]
+    if not values.any():  # as in every image of MNIST; the fit would find nothing else
+        return values.new_zeros(())
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in grey.shape), indexing="ij")
+    plane = torch.stack([torch.ones_like(x), x, y], -1)
+    positions = plane[border]
+    fitted = torch.linalg.lstsq(positions, values[:, None]).solution
+    for _ in range(2):  # these fits leave out what is not paper, such as a stroke that reaches the edge
+        distance = (values - (positions @ fitted)[:, 0]).abs()
+        paper = distance <= 2 * distance.median() + 0.02
+        values, positions = values[paper], positions[paper]
+        fitted = torch.linalg.lstsq(positions, values[:, None]).solution
+    paper_plane: Tensor = (plane @ fitted)[..., 0]
+    return paper_plane
+
+
 def _without_specks(ink: Tensor) -> Tensor:
     """The ink without specks: connected parts that have less than an eighth of the ink of the largest part."""
     # On a coarse grid, where the pieces of a broken stroke are connected.
     size = (min(ink.shape[0], 96), min(ink.shape[1], 96))
-    darkest, mean = F.adaptive_max_pool2d(ink[None], size)[0], F.adaptive_avg_pool2d(ink[None], size)[0]
-    parts, count = ndimage.label(darkest.numpy() > _STROKE_INK, _NEIGHBOURS)
-    weights = ndimage.sum_labels(mean.numpy(), parts, range(count + 1))
-    weights[0] = 0  # part 0 is the paper
-    kept = torch.from_numpy((weights > 0) & (weights >= weights.max() / 8))[torch.from_numpy(parts)]
+    if size == ink.shape:
+        return ink * _large_parts(ink, ink)
+    kept = _large_parts(F.adaptive_max_pool2d(ink[None], size)[0], F.adaptive_avg_pool2d(ink[None], size)[0])
     return ink * F.interpolate(kept[None, None].float(), ink.shape)[0, 0]
+
+
+def _large_parts(darkest: Tensor, mean: Tensor) -> Tensor:
+    """(H, W) bool: the pixels in parts that have enough ink, from the most and the mean ink of each pixel."""
+    parts, count = ndimage.label(darkest.numpy() > _STROKE_INK, _NEIGHBOURS)
+    weights = np.bincount(parts.ravel(), mean.numpy().ravel(), count + 1)
+    weights[0] = 0  # part 0 is the paper
+    return torch.from_numpy(((weights > 0) & (weights >= weights.max() / 8))[parts])
 
 
 def _centred(ink: Tensor, height: int, width: int) -> Tensor:
     """Scale a digit to MNIST's size and stroke width, and place its centre of mass in the middle of the image."""
-    rows, columns = ((ink > _STROKE_INK).any(dim).nonzero().flatten() for dim in (1, 0))
-    digit = ink[int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1]
+    stroke = ink.numpy() > _STROKE_INK
+    rows, columns = (np.flatnonzero(stroke.any(axis)) for axis in (1, 0))
+    digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = round(_DIGIT * height) / max(digit.shape)
     size = [max(1, round(side * scale)) for side in digit.shape]
     fine = _resized(digit, *(side * _OVERSAMPLING for side in size))
-    digit = _resized(_thickened(fine, _STROKE * height * _OVERSAMPLING), *size)
-    digit = digit / digit.max()
-    centre = [position + 0.5 for position in ndimage.center_of_mass(digit.numpy())]
+    scaled = _resized(_thickened(fine, _STROKE * height * _OVERSAMPLING), *size).numpy()
+    scaled = scaled / scaled.max()
+    positions = (np.arange(size[0])[:, None], np.arange(size[1]))
+    centre = [float((scaled * position).sum() / scaled.sum()) + 0.5 for position in positions]
     top, left = (
         min(max(0, round(whole / 2 - middle)), whole - part)
-        for whole, middle, part in zip((height, width), centre, digit.shape, strict=True)
+        for whole, middle, part in zip((height, width), centre, size, strict=True)
     )
-    canvas = torch.zeros(height, width)
-    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return (255 * canvas).round().to(torch.uint8)[None]
+    canvas = np.zeros((1, height, width), np.uint8)
+    canvas[0, top : top + size[0], left : left + size[1]] = (255 * scaled).round()
+    return torch.from_numpy(canvas)
 
 
 def _thickened(ink: Tensor, wanted: float) -> Tensor:
     """Widen strokes thinner than `wanted` pixels. Their width is estimated as twice the area over the outline."""
     stroke = ink.numpy() > 0.5
-    outline = stroke & ~ndimage.binary_erosion(stroke, _NEIGHBOURS)
-    missing = wanted - 2 * stroke.sum() / max(1, outline.sum())
+    inside = stroke[:-2] & stroke[1:-1] & stroke[2:]
+    inside = inside[:, :-2] & inside[:, 1:-1] & inside[:, 2:]  # and so are all eight neighbours
+    missing = wanted - 2 * int(stroke.sum()) / max(1, int(stroke.sum() - inside.sum()))
     grow = round(missing / 2)
     return torch.from_numpy(ndimage.grey_dilation(ink.numpy(), 2 * grow + 1, mode="constant")) if grow > 0 else ink
 
