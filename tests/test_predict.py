@@ -183,6 +183,83 @@ def test_each_picture_gets_a_json_object_even_after_one_that_fails(
     assert one["digit"] == other["digit"]
 
 
+@pytest.fixture
+def many(tmp_path: Path) -> list[Path]:
+    """150 different digits, so several batches."""
+    for index, image in enumerate(datasets.load("digits", "data").test.images[:150]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{index:03d}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+def test_every_picture_of_a_folder_gets_in_its_turn_what_it_gets_alone(digits_run: Path, many: list[Path]) -> None:
+    trained = checkpoint.load(digits_run)
+    alone = [next(predict(trained, [file])) for file in many]
+    together = list(predict(trained, [many[0].parent]))
+    assert [found.file for found in together] == [str(file) for file in many]
+    for one, other in zip(alone, together, strict=True):
+        assert list(one.probabilities) == list(other.probabilities)
+        assert [*one.probabilities.values()] == pytest.approx([*other.probabilities.values()], abs=1e-5)  # rounding
+
+
+def test_a_picture_that_fails_changes_nothing_for_those_beside_it(
+    digits_run: Path, many: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, whole = checkpoint.load(digits_run), many[120]
+    before = list(predict(trained, many))
+    many[90].write_text("no picture")
+    Image.new("L", (28, 28)).save(many[91])
+    read = pictures.read
+
+    def without_memory(file: Path | bytes, name: str) -> Image.Image:
+        if name == str(many[93]):
+            raise MemoryError
+        return read(file, name)
+
+    def overflow(_: torch.nn.Module, inputs: tuple[Tensor], logits: Tensor) -> Tensor:
+        return logits.masked_fill((inputs[0] == pixels).all((1, 2, 3))[:, None], torch.inf)
+
+    pixels = trained.preprocessing(to_image(read(whole, ""), SHAPE, digits=True))
+    monkeypatch.setattr(pictures, "read", without_memory)
+    trained.network.register_forward_hook(overflow)
+    after = list(predict(trained, [*many[:100], Path("missing"), *many[100:]]))
+    assert after.pop(100).error == "missing: no such file or directory."
+    failed = {index: found.error for index, found in enumerate(after) if found.error}
+    assert list(failed) == [90, 91, 93, 120]
+    for error, says in zip(failed.values(), ("not a picture", "nothing to see", "memory", "not finite"), strict=True):
+        assert says in str(error)
+    for index, (one, other) in enumerate(zip(before, after, strict=True)):
+        if index not in failed:
+            assert [*one.probabilities.values()] == pytest.approx([*other.probabilities.values()], abs=1e-5)
+
+
+def test_results_come_early_and_only_a_few_pictures_are_held(
+    digits_run: Path, many: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, names = pictures.read, list[str]()
+
+    def counted(file: Path | bytes, name: str) -> Image.Image:
+        names.append(name)
+        return read(file, name)
+
+    monkeypatch.setattr(pictures, "read", counted)
+    for given, _ in enumerate(predict(checkpoint.load(digits_run), many)):
+        assert len(names) <= min(2 * given + 1, given + 64)
+
+
+def test_the_pictures_before_standard_input_are_classified_before_it_is_read(
+    digits_run: Path, sevens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    results = predict(checkpoint.load(digits_run), [sevens, sevens, Path("-"), sevens])
+    assert [next(results).error for _ in range(4)] == [None] * 4
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((sevens / "a.png").read_bytes())))
+    assert [(Path(found.file).name, found.error) for found in results] == [
+        ("-", None),
+        ("a.png", None),
+        ("b.JPG", None),
+    ]
+
+
 def test_without_a_checkpoint_the_newest_run_is_used_and_named(
     digits_run: Path, sevens: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
