@@ -13,7 +13,7 @@ import socketserver
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fuzz_mutations import RANDOM, mutate_bytes, splice
 from hypothesis import strategies as st
 
 from mnist_cnn.data import datasets, download
+from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.terminal import run_command
 
 NAMES = [
@@ -165,8 +166,6 @@ def _body(kind: int, files: dict[str, bytes], name: str, rng: random.Random) -> 
 
 def mirrors(folder: Path, run: Path) -> Kind[tuple[dict[str, Answer], bool]]:
     """Answers for each of the four files, and whether there is another mirror, which is honest."""
-    from torchvision.datasets import MNIST
-
     os.environ["no_proxy"] = "127.0.0.1"
     files = small_mnist()
     server = Server(files)
@@ -180,15 +179,15 @@ def mirrors(folder: Path, run: Path) -> Kind[tuple[dict[str, Answer], bool]]:
 
     def hold_one(case: tuple[dict[str, Answer], bool]) -> Outcome:
         server.answers, has_second = case
-        former = MNIST.resources, MNIST.mirrors, {name: getattr(download, name) for name in _LIMITS}
-        MNIST.resources, MNIST.mirrors = resources, [second] if has_second else []
+        former = SOURCES["mnist"], {name: getattr(download, name) for name in _LIMITS}
+        SOURCES["mnist"] = replace(SOURCES["mnist"], files=resources, mirrors=[second] if has_second else [])
         for name, value in _LIMITS.items():
             setattr(download, name, value)
         try:
             outcome = hold(lambda: run_command(fetch_and_read), folder, 2**20, port=server.port, lines=_LINES)
         finally:
-            MNIST.resources, MNIST.mirrors = former[:2]
-            for name, value in former[2].items():
+            SOURCES["mnist"], limits = former
+            for name, value in limits.items():
                 setattr(download, name, value)
         _check_folder(folder / "data", outcome)
         if outcome.refused and has_second and not any(answer.silence for answer in server.answers.values()):

@@ -69,7 +69,7 @@ def examine(data_root: Path) -> Diagnosis:
     if "torch" in usable:
         subjects |= {"torch": _ask(_torch), "devices": _ask(_devices)}
     subjects |= {"environment": _ask(_environment), "memory and disk": _ask(lambda: _memory_and_disk(data_root))}
-    if {"numpy", "tqdm", "torchvision"} <= usable:
+    if {"numpy", "tqdm"} <= usable:
         subjects["data sets"] = _ask(lambda: _data_sets(data_root))
     return Diagnosis(subjects, problems)
 
@@ -235,7 +235,7 @@ def _data_sets(data_root: Path) -> Facts:
         return f"{missing} of {len(names)} files missing or damaged" if missing else "verified"
 
     root, deadline = data_root.expanduser(), time.monotonic() + _SECONDS_TO_VERIFY
-    return {name: state(known if isinstance(known, Source) else known()) for name, known in SOURCES.items()}
+    return {name: state(known) for name, known in SOURCES.items()}
 
 
 def _public(error: object) -> str:

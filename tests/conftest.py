@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the pack
 
 from mnist_cnn.config import Config, to_config  # noqa: E402
 from mnist_cnn.data.datasets import is_present  # noqa: E402
+from mnist_cnn.data.sources import SOURCES  # noqa: E402
 from mnist_cnn.hydra_cli import run_hydra  # noqa: E402
 from train import train  # noqa: E402
 
@@ -172,9 +173,7 @@ class FakeMnist:
 
 @pytest.fixture
 def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMnist:
-    """Replaces torchvision's knowledge of MNIST by 200 + 50 random images, and its mirrors by none."""
-    from torchvision.datasets import MNIST
-
+    """Replaces MNIST's files by 200 + 50 random images, and its mirrors by none."""
     rng = np.random.default_rng(0)
     mirror = tmp_path / "mirror"
     mirror.mkdir()
@@ -189,8 +188,7 @@ def fake_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMnist:
         packed = gzip.compress(idx(array))
         (mirror / name).write_bytes(packed)
         files.append((name, hashlib.md5(packed).hexdigest()))
-    monkeypatch.setattr(MNIST, "resources", files)
-    monkeypatch.setattr(MNIST, "mirrors", [])
+    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], files=files, mirrors=[]))
     return FakeMnist(mirror, files, arrays["train-images-idx3-ubyte.gz"], arrays["train-labels-idx1-ubyte.gz"])
 
 

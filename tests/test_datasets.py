@@ -30,11 +30,6 @@ from tests.conftest import FakeMnist, idx, train_command
 RAW = Path("data/MNIST/raw")
 
 
-def source_of(name: str) -> Source:
-    source = SOURCES[name]
-    return source if isinstance(source, Source) else source()
-
-
 def fetch(mirror: Path | str | None, name: str = "mnist") -> Dataset:
     datasets.fetch(name, "data", str(mirror) if mirror else None)
     return datasets.load(name, "data")
@@ -127,8 +122,8 @@ def test_unpacked_files_are_taken_where_they_are_undamaged(
     for (name, _), content in zip(fake_mnist.files, contents, strict=True):
         (RAW / name.removesuffix(".gz")).write_bytes(content)
     known = tuple(md5(content).hexdigest() for content in contents)
-    source = replace(source_of("mnist"), unpacked_md5=known)
-    monkeypatch.setitem(SOURCES, "mnist", lambda: source)
+    source = replace(SOURCES["mnist"], unpacked_md5=known)
+    monkeypatch.setitem(SOURCES, "mnist", source)
     loaded = fetch(None)
     assert torch.equal(loaded.train.images[:, 0], torch.from_numpy(fake_mnist.train_images))
     (RAW / "train-images-idx3-ubyte").write_bytes(contents[0][:-1])
@@ -141,9 +136,8 @@ def test_unpacked_files_are_taken_where_they_are_undamaged(
 def test_a_mirror_without_the_right_file_is_passed_over(
     fake_mnist: FakeMnist, server: Server, monkeypatch: Any
 ) -> None:
-    from torchvision.datasets import MNIST
-
-    monkeypatch.setattr(MNIST, "mirrors", [fake_mnist.mirror.as_uri() + "/"])
+    mirrors = [fake_mnist.mirror.as_uri() + "/"]
+    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], mirrors=mirrors))
     server.files["train-images-idx3-ubyte.gz"] = b"<html>Please log in</html>"
     del server.files["t10k-labels-idx1-ubyte.gz"]
     assert len(fetch(server.address).train) == 200
@@ -217,13 +211,11 @@ def test_where_mnist_is_not_available_one_message_says_what_is_missing_and_what_
 def test_mirrors_that_never_answer_are_given_up_together_in_time(
     fake_mnist: FakeMnist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from torchvision.datasets import MNIST
-
     assert download.PATIENCE + download.STALLED <= 25
     monkeypatch.setattr(download, "PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        monkeypatch.setattr(MNIST, "mirrors", [address] * 4)
+        monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], mirrors=[address] * 4))
         start = time.monotonic()
         with pytest.raises(DataError) as refused:
             fetch(None)
@@ -273,8 +265,9 @@ def test_a_data_folder_that_can_not_be_written_is_named() -> None:
 
 def test_processes_that_start_at_once_on_an_empty_folder_all_get_whole_files(fake_mnist: FakeMnist) -> None:
     program = (
-        "import sys; from torchvision.datasets import MNIST; from mnist_cnn.data import datasets\n"
-        f"MNIST.resources = {fake_mnist.files!r}; MNIST.mirrors = []\n"
+        "from dataclasses import replace; from mnist_cnn.data import datasets, sources\n"
+        "mnist = sources.SOURCES['mnist']\n"
+        f"sources.SOURCES['mnist'] = replace(mnist, files={fake_mnist.files!r}, mirrors=[])\n"
         f"datasets.fetch('mnist', 'data', {str(fake_mnist.mirror)!r})\n"
         "print(int(datasets.load('mnist', 'data').train.images.sum()))"
     )
@@ -306,9 +299,7 @@ def test_auto_is_mnist_only_where_it_is_present(fake_mnist: FakeMnist) -> None:
 def test_mnists_relatives_are_read_with_their_class_names(
     name: str, folder: str, fake_mnist: FakeMnist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torchvision.datasets
-
-    monkeypatch.setattr(getattr(torchvision.datasets, folder), "resources", fake_mnist.files)
+    monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], files=fake_mnist.files, mirrors=[]))
     loaded = fetch(fake_mnist.mirror, name)
     assert len(loaded.classes) == 10
     assert loaded.classes[0] in ("T-shirt/top", "o")
@@ -316,30 +307,27 @@ def test_mnists_relatives_are_read_with_their_class_names(
 
 
 def test_qmnists_classes_are_the_first_column_of_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import QMNIST
-
     labels = np.stack([np.arange(20) % 10, *np.full((7, 20), 99)], 1).astype(np.int32)
     images = np.zeros((20, 28, 28), np.uint8)
-    resources: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
-    for part in resources:
+    files = []
+    for part in ("train", "test"):
         for kind, array in (("images-idx3-ubyte", images), ("labels-idx2-int", labels)):
             name, packed = f"qmnist-{part}-{kind}.gz", gzip.compress(idx(array))
             (tmp_path / name).write_bytes(packed)
-            resources[part].append((f"http://127.0.0.1:1/{name}", md5(packed).hexdigest()))
-    monkeypatch.setattr(QMNIST, "resources", resources)
+            files.append((name, md5(packed).hexdigest()))
+    monkeypatch.setitem(SOURCES, "qmnist", replace(SOURCES["qmnist"], files=files, mirrors=[]))
     assert fetch(tmp_path, "qmnist").test.labels.tolist() == [*range(10), *range(10)]
 
 
 def test_emnist_digits_are_set_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import EMNIST
-
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     labels = (np.arange(20) % 10).astype(np.uint8)
     with zipfile.ZipFile(tmp_path / "gzip.zip", "w") as archive:
         for part in ("train", "test"):
             for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
                 archive.writestr(f"gzip/emnist-digits-{part}-{kind}-ubyte.gz", gzip.compress(idx(array)))
-    monkeypatch.setattr(EMNIST, "md5", md5((tmp_path / "gzip.zip").read_bytes()).hexdigest())
+    files = [("gzip.zip", md5((tmp_path / "gzip.zip").read_bytes()).hexdigest())]
+    monkeypatch.setitem(SOURCES, "emnist_digits", replace(SOURCES["emnist_digits"], files=files, mirrors=[]))
     loaded = fetch(tmp_path, "emnist_digits")
     assert torch.equal(loaded.test.images[:, 0], torch.from_numpy(images).transpose(1, 2))
     archive_file = Path("data/EMNIST/raw/gzip.zip")
@@ -365,8 +353,8 @@ def test_cifar10_is_read_from_its_archive_and_nothing_is_unpacked(
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    source = replace(source_of("cifar10"), files=[(file.name, md5(file.read_bytes()).hexdigest())])
-    monkeypatch.setitem(SOURCES, "cifar10", lambda: source)
+    source = replace(SOURCES["cifar10"], files=[(file.name, md5(file.read_bytes()).hexdigest())])
+    monkeypatch.setitem(SOURCES, "cifar10", source)
     loaded = fetch(tmp_path, "cifar10")
     pixels = torch.from_numpy(records[:, 1:]).reshape(60, 3, 32, 32)
     assert torch.equal(loaded.train.images, pixels[:50])
@@ -381,8 +369,8 @@ def test_cifar10_is_read_from_its_archive_and_nothing_is_unpacked(
 
 @pytest.mark.parametrize("name", ["emnist_digits", "cifar10"])
 def test_an_archive_that_is_not_available_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = replace(source_of(name), mirrors=["http://127.0.0.1:1/"])
-    monkeypatch.setitem(SOURCES, name, lambda: source)
+    source = replace(SOURCES[name], mirrors=["http://127.0.0.1:1/"])
+    monkeypatch.setitem(SOURCES, name, source)
     with pytest.raises(DataError, match=r"put these files into .*\n +.*(zip|gz)$"):
         fetch(None, name)
 
@@ -454,16 +442,30 @@ def test_images_that_are_not_what_their_source_says_are_refused(
     images: sources.Array, labels: Any, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(("a", "b"), (1, 28, 28), lambda files: (images, labels, images, labels))
-    monkeypatch.setitem(SOURCES, "odd", lambda: source)
+    monkeypatch.setitem(SOURCES, "odd", source)
     with pytest.raises(DataError, match=f"odd: .*{says}"):
         datasets.load("odd", "data")
 
 
-def test_the_bundled_digits_and_the_list_of_names_do_not_wait_for_torchvision() -> None:
+def test_files_checksums_mirrors_and_classes_are_those_of_torchvision() -> None:
+    from torchvision.datasets import EMNIST, KMNIST, MNIST, QMNIST, FashionMNIST
+
+    for name, theirs in (("mnist", MNIST), ("fashion_mnist", FashionMNIST), ("kmnist", KMNIST)):
+        ours = SOURCES[name]
+        assert (ours.files, ours.mirrors) == (theirs.resources, theirs.mirrors)
+        assert [*ours.classes] == [text.partition(" - ")[0] for text in theirs.classes]  # "0 - zero"
+        assert ours.folder == f"{theirs.__name__}/raw"
+    addresses = {name: [(mirror + file, md5) for file, md5 in SOURCES[name].files for mirror in SOURCES[name].mirrors]
+                 for name in ("qmnist", "emnist_digits")}  # fmt: skip
+    assert addresses["qmnist"] == [*QMNIST.resources["train"], *QMNIST.resources["test"]]
+    assert addresses["emnist_digits"] == [(EMNIST.url, EMNIST.md5)]
+
+
+def test_no_data_set_waits_for_torchvision() -> None:
     program = (
         "import sys; from mnist_cnn.data.sources import SOURCES; assert 'torch' not in sys.modules\n"
         "from mnist_cnn.data import datasets; datasets.fetch('digits', 'data'); datasets.load('digits', 'data')\n"
-        "datasets.image_shape('digits'); datasets.class_count('digits'); assert 'torchvision' not in sys.modules"
+        "datasets.is_present('mnist', 'data'); datasets.image_shape('mnist'); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -115,8 +115,7 @@ def _source(name: str) -> Source:
     name = "mnist" if name == "auto" else name
     if name not in SOURCES:
         raise DataError(f"{name}: unknown data set.{did_you_mean(name, SOURCES)} There are: {', '.join(SOURCES)}.")
-    source = SOURCES[name]
-    return source if isinstance(source, Source) else source()
+    return SOURCES[name]
 
 
 def _images(source: Source, images: Array, labels: Array) -> Images:
