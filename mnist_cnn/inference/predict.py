@@ -52,7 +52,7 @@ def predict(trained: TrainedNetwork, paths: list[Path]) -> Iterator[Prediction]:
     """Classify the pictures in these files and folders, in their order; `-` reads one from standard input.
 
     They go through the network together, first one, then two, four, and so on, so that the first results come at once
-    and none waits for more pictures than were classified before it. A probability may differ by rounding, about 1e-7,
+    and none waits for more pictures than were classified before it. A probability may differ by rounding, about 1e-6,
     from that of the same picture in another batch. CheckpointError if the network does not take images.
     """
     shape = trained.network.input_shape
