@@ -5,8 +5,8 @@
 
 RUN is the run folder of a published network. The contenders take turns in processes of their own, round after round, on
 one core and on two; medians (quartiles) over the rounds. All compute 10,000 test images in float32, and scaling their
-pixels is part of it. A latency is that of one image in a process that has answered before. The whole command reads 2,000
-PNG files. With `--cpu-time`, seconds are processor time, of all threads together.
+pixels is part of it. A latency is that of one image in a process that has answered before. The whole command reads
+2,000 PNG files. With `--cpu-time`, seconds are processor time, of all threads together.
 
 Needs `pip install -e '.[benchmark]'`. Keras' weights are fresh, which makes no difference to the time.
 """
