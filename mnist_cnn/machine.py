@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
-# A step with fewer floating-point operations per thread than this is faster with fewer threads. Measured with `mlp` on
-# two cores of an AMD EPYC: with two threads, a step of 8 million operations is slower and one of 32 million is faster.
-_OPERATIONS_PER_THREAD = 16e6
+# A step with fewer floating-point operations per thread than this gets fewer threads. Measured on two cores of an AMD
+# EPYC, two threads against one: a step of 8 to 68 million operations takes 0.9 to 1.6 of the time alone (`mlp`, `tiny`
+# and small batches of `baseline`), one of 250 million 0.65 to 0.85. Beside another program it takes several times as
+# long on two threads, which wait for each other dozens of times in a step, and no longer on one.
+_OPERATIONS_PER_THREAD = 64e6
 _TORCH_DEFAULT_THREADS = torch.get_num_threads()
 # The container's CPU quota and period in microseconds: "200000 100000" means two processors.
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -56,6 +58,15 @@ def threads(operations: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def ask_cuda_itself() -> None:
+    """Have torch ask CUDA, and not NVIDIA's management library, whether there is a GPU: for training on the CPU.
+
+    torch's optimisers ask in every step. Lightning has them load that library each time, because a process that has
+    asked CUDA can't hand it on to one that it forks. That takes 0.1 ms or more, a fifth of a step of `mlp`.
+    """
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def end_with_parent() -> None:

@@ -94,6 +94,8 @@ def fit(
     in `stopped_at` can't be that of this run.
     """
     machine.keep_freed_memory()
+    if trainer.strategy.root_device.type == "cpu":
+        machine.ask_cuda_itself()
     # In deterministic mode torch fills all new memory, in case somebody reads it before it is written; nobody does.
     # (setattr: torch makes this module a class, which its types don't know.)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
