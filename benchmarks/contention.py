@@ -146,6 +146,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3, help="at least 2, because the first is not timed")
     options = parser.parse_args()
+    if options.epochs < 2:
+        parser.error("--epochs: at least 2, because the first is not timed")
     root = options.data_root.resolve()
     watch([sys.executable, str(CONTENDERS), "fetch", "--data-root", str(root)])
     names = [name for name in SITUATIONS if name == "alone" or name in options.only]

@@ -36,6 +36,7 @@ SERIES = {
 
 def train(setting: Setting, data_root: str) -> None:
     """What `train.py` does, with as many images as are wanted."""
+    import mnist_cnn  # noqa: F401, I001  # before torch: it bounds how long OpenMP's threads spin
     import torch
     from hydra import compose, initialize_config_dir
     from lightning.pytorch import seed_everything

@@ -63,11 +63,11 @@ def steps(model: str, switches: set[str], seconds: float) -> None:
     if "one-thread" in switches:
         torch.set_num_threads(1)
     if "uncut" in switches:
-        ours._cut = Cut("", 0, 0)
+        ours._cut = Cut("", (0, 0), (0, 0))
     if "unblocked" in switches:
         ours._blocked = {}
     if "relu-first" in switches:
-        network = hand_built(model)[0]
+        network = hand_built(model)
     if "contiguous" not in switches:
         network.to(memory_format=torch.channels_last)
     if "compile" in switches:

@@ -245,7 +245,7 @@ def _same_weights(found: dict[str, list[Finished]]) -> list[str]:
 
 
 def _roofline(comparison: Comparison, found: dict[str, list[Finished]], epochs: dict[str, list[float]]) -> list[str]:
-    """The part of the best rate that was measured, which training reaches, validation and all."""
+    """The share of the best measured rate that training reaches, validation and all."""
     operations = found["peak"][0].peaks["operations"]
     images = 60_000 * (3 * (1 - comparison.val_fraction) + comparison.val_fraction)  # a training step counts thrice
     lines = []

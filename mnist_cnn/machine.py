@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-# A step with fewer floating-point operations per thread than this gets fewer threads. Measured on two cores of an AMD
-# EPYC, two threads against one: a step of 8 to 68 million operations takes 0.9 to 1.6 of the time alone (`mlp`, `tiny`
-# and small batches of `baseline`), one of 250 million 0.65 to 0.85. Beside another program it takes several times as
-# long on two threads, which wait for each other dozens of times in a step, and no longer on one.
+# A step with fewer floating-point operations per thread than this gets fewer threads. Measured on two idle cores of an
+# AMD EPYC, two threads take 0.9 to 1.6 times as long as one for 8 to 68 million operations (`mlp`, `tiny` and small
+# batches of `baseline`), and 0.65 to 0.85 times for 250 million. Beside another program, two threads take several times
+# as long, because they wait for each other dozens of times in a step; one thread takes no longer than before.
 _OPERATIONS_PER_THREAD = 64e6
 _TORCH_DEFAULT_THREADS = torch.get_num_threads()
 # The container's CPU quota and period in microseconds: "200000 100000" means two processors.
@@ -61,10 +61,10 @@ def threads(operations: float) -> Iterator[None]:
 
 
 def ask_cuda_itself() -> None:
-    """Have torch ask CUDA, and not NVIDIA's management library, whether there is a GPU: for training on the CPU.
+    """Have torch ask CUDA, not NVIDIA's management library, whether there is a GPU, for the rest of this process.
 
-    torch's optimisers ask in every step. Lightning has them load that library each time, because a process that has
-    asked CUDA can't hand it on to one that it forks. That takes 0.1 ms or more, a fifth of a step of `mlp`.
+    torch's optimisers ask in every step. Lightning has them go through that library, because a process that has asked
+    CUDA can't use it in processes that it forks. Loading it takes 0.1 ms or more, a fifth of a step of `mlp`.
     """
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 

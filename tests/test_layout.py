@@ -13,9 +13,12 @@ import yaml
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from mnist_cnn.machine import has_fast_bfloat16
 from mnist_cnn.network import Network, blocked, build_network
+from mnist_cnn.network.cut import unused_border
+from mnist_cnn.network.layers.modules import BatchNorm
 from tests.conftest import CONF
 
 END: list[Any] = ["Flatten", {"Dense": {"units": 10}}]
@@ -104,6 +107,8 @@ def test_only_channels_in_whole_blocks_take_the_layout(convolutions: list[torch.
     assert convolutions == []
     build("baseline")(images)
     assert convolutions == [torch.float32] * 2
+    for name, kind in (("batch normalisation", BatchNorm), ("groups", nn.Conv2d), ("average pooling", nn.Conv2d)):
+        assert kind in build(name)._blocked.values()
     with torch.autocast("cpu", torch.bfloat16):
         build("baseline")(images)
     assert convolutions == [torch.float32] * 2 + [torch.bfloat16] * (2 if has_fast_bfloat16() else 0)
@@ -137,6 +142,30 @@ def test_the_pixels_that_a_pooling_leaves_out_are_cut() -> None:
     assert first_convolution_sees(build("batch normalisation"), x) == (28, 28)
 
 
+@pytest.mark.parametrize(
+    "pooling",
+    [nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, padding=1), nn.MaxPool2d(2, dilation=2), nn.MaxPool2d(3, 2)],
+    ids=str,
+)
+@pytest.mark.parametrize("convolution", [nn.Conv2d(1, 16, 3), nn.Conv2d(1, 16, 3, padding="same")], ids=str)
+def test_modules_of_a_users_own_layer_compute_the_same(convolution: nn.Module, pooling: nn.Module) -> None:
+    modules: dict[str, nn.Module] = {"convolution": convolution, "pooling": pooling, "flatten": nn.Flatten()}
+    network = Network([], (1, 29, 29), [], {})
+    for name, module in modules.items():
+        network.add_module(name, module)
+    network._cut, network._blocked = unused_border(modules, (1, 29, 29)), blocked.worth_blocking(modules)
+    x = torch.rand(4, 1, 29, 29)
+    torch.testing.assert_close(network(x), nn.Sequential(*modules.values())(x), rtol=1e-5, atol=1e-5)
+
+
+def test_larger_images_than_the_network_was_built_for_are_not_cut() -> None:
+    end: list[Any] = ["GlobalAveragePooling2D"]
+    network = build_network([{"Conv2D": {"filters": 16, "kernel_size": 3}}, "MaxPooling2D", *end], (1, 28, 29))
+    for size in ((28, 29), (31, 40)):
+        x = torch.rand(4, 1, *size)
+        torch.testing.assert_close(network(x), layer_by_layer(network, x), rtol=1e-5, atol=1e-5)
+
+
 def test_double_precision_takes_torchs_layout(convolutions: list[torch.dtype]) -> None:
     network, x = build("baseline").double(), torch.rand(4, 1, 28, 28, dtype=torch.float64)
     torch.testing.assert_close(network(x), layer_by_layer(network, x), rtol=1e-13, atol=1e-13)
@@ -155,7 +184,7 @@ def test_the_same_step_gives_the_same_bits() -> None:
         assert torch.equal(first, second)
 
 
-def test_the_trial_leaves_the_callers_random_numbers_alone() -> None:
+def test_the_trial_leaves_the_callers_random_numbers_alone(convolutions: list[torch.dtype]) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
     blocked._works.cache_clear()
@@ -166,7 +195,10 @@ def test_the_trial_leaves_the_callers_random_numbers_alone() -> None:
 
 @pytest.mark.parametrize("fault", ["missing", "wrong"])
 def test_where_torch_cannot_do_it_a_line_says_so_and_the_result_is_the_same(
-    fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fault: str,
+    convolutions: list[torch.dtype],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     convolve = torch.mkldnn_convolution
     if fault == "missing":
@@ -182,7 +214,7 @@ def test_where_torch_cannot_do_it_a_line_says_so_and_the_result_is_the_same(
         blocked._works.cache_clear()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith("warning: training on the CPU takes up to a third longer, because torch ")
+    assert said[0].startswith("warning: convolutions on the CPU are slower than they could be, because torch ")
 
 
 def test_a_hook_sees_tensors_that_it_can_read(convolutions: list[torch.dtype]) -> None:
@@ -193,7 +225,34 @@ def test_a_hook_sees_tensors_that_it_can_read(convolutions: list[torch.dtype]) -
     assert convolutions == []
 
 
-def test_gradients_of_images_and_their_gradients_can_be_had() -> None:
+@pytest.mark.parametrize("kind", ["forward_pre", "full_backward", "full_backward_pre"])
+def test_every_kind_of_hook_is_called(kind: str, convolutions: list[torch.dtype]) -> None:
+    network, seen = build("baseline"), []
+
+    def note(*told: Any) -> None:
+        seen.append(told)
+
+    getattr(network[3], f"register_{kind}_hook")(note)
+    network(torch.rand(4, 1, 28, 28)).sum().backward()
+    assert len(seen) == 1
+    assert convolutions == []
+
+
+def test_pruned_weights_stay_pruned_while_the_network_trains() -> None:
+    network = build("baseline")
+    prune.random_unstructured(network[0], "weight", 0.5)  # type: ignore[no-untyped-call]
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(torch.rand(4, 1, 28, 28)).square().sum().backward()
+        optimizer.step()
+    network(torch.rand(4, 1, 28, 28))
+    weight = network[0].weight
+    assert isinstance(weight, Tensor)
+    assert int((weight == 0).sum()) == 144
+
+
+def test_gradients_of_images_can_be_differentiated_again() -> None:
     network, x = build("baseline"), torch.rand(4, 1, 28, 28, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
     gradient.square().sum().backward()  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ def after_import(**variables: str) -> list[str]:
 
 
 def test_importing_the_package_bounds_spinning_before_torch_is_imported() -> None:
-    assert after_import() == ["1000", "False"]
+    assert after_import() == ["2000", "False"]
 
 
 @pytest.mark.parametrize(

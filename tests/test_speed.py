@@ -244,7 +244,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_no_optimizer_step_on_the_cpu_loads_the_library_that_counts_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[None] = []
-    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", lambda: loaded.append(None) or -1)
+
+    def load() -> int:
+        loaded.append(None)
+        return -1
+
+    monkeypatch.setattr(torch.cuda, "_raw_device_count_nvml", load)
     for settings in ((), ("optimizer=sgd", SINGLE)):
         monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # as importing Lightning leaves it
         loaded.clear()

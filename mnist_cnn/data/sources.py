@@ -128,7 +128,7 @@ def _like_mnist(
     return Source(classes, (1, 28, 28), _read_mnist, files, f"{folder}/raw", mirrors, unpacked_md5)
 
 
-# Every data set by its name; to add one, add an entry. What torchvision knows is repeated here: to import it takes a
+# Every data set by its name; to add one, add an entry. What torchvision knows is repeated here: importing it takes a
 # second, a third of `mnist-cnn evaluate`. A test compares the two.
 SOURCES: dict[str, Source] = {
     "mnist": _like_mnist(

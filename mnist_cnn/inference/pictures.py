@@ -160,7 +160,7 @@ def _ink(grey: Tensor) -> Tensor:
 
 
 def _paper(grey: Tensor) -> Tensor:
-    """The brightness of the paper at each pixel, (H, W), fitted to the pixels near the edge; () if all are black."""
+    """The brightness of the paper at each pixel, (H, W), fitted to pixels near the edge; 0 if those are all black."""
     border = _border(grey)
     values = grey[border]
     if not values.any():  # as in every image of MNIST; the fit would find nothing else

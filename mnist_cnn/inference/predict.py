@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mnist_cnn import machine
 from mnist_cnn.errors import CheckpointError, DataError, one_line, unicode_text
 from mnist_cnn.inference import pictures
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -17,7 +18,7 @@ from mnist_cnn.inference.description import MAX_INPUT
 
 # Data sets whose images are not digits placed as in MNIST.
 _NO_DIGITS = ("fashion_mnist", "kmnist", "cifar10")
-# At most so many pictures go through the network together; with more, they only appear later.
+# The most pictures that go through the network together; more would only delay results.
 _BATCH = 64
 
 
@@ -117,7 +118,8 @@ def _classify(trained: TrainedNetwork, waiting: Sequence[_Picture]) -> Iterator[
 
 def _probabilities(trained: TrainedNetwork, images: Tensor) -> list[list[float] | None]:
     """The probabilities of the classes for each image (N, C, H, W); None where the outputs are not finite."""
-    logits = trained.network(trained.preprocessing(images))
+    with machine.threads(trained.network.operations * len(images)):
+        logits = trained.network(trained.preprocessing(images))
     finite, probabilities = logits.isfinite().all(1).tolist(), logits.softmax(1).tolist()
     return [row if good else None for row, good in zip(probabilities, finite, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Convolutions, poolings and what stands between them in oneDNN's own memory layout, on a CPU.
+"""Computes convolutions, poolings and the layers between them in oneDNN's own memory layout, on an x86 CPU.
 
 In it, activations stay in blocks of 16 channels from one layer to the next. Convolutions and poolings are faster than
 in torch's layouts, and the results are the same apart from rounding. `benchmarks/parts.py` measures the gain: on one
@@ -20,8 +20,9 @@ from mnist_cnn.network.layers.modules import BatchNorm
 
 
 def worth_blocking(modules: Mapping[str, nn.Module]) -> dict[str, type[nn.Module]]:
-    """The modules of a chain that know the layout, each time from a convolution on that fills its blocks: their types.
+    """The modules of a chain to compute in the layout, with their types, by name.
 
+    They are each convolution that fills the layout's blocks, and the modules after it that know the layout.
     With 8 channels, as in `tiny`, the layout gains nothing or loses (0.95 to 1.14 of the time).
     """
     found: dict[str, type[nn.Module]] = {}
@@ -29,6 +30,9 @@ def worth_blocking(modules: Mapping[str, nn.Module]) -> dict[str, type[nn.Module
     for name, module in modules.items():
         if isinstance(module, nn.Conv2d):
             fills = module.out_channels % 16 == 0 and (module.in_channels % 16 == 0 or module.in_channels <= 3)
+            fills = fills and isinstance(module.padding, tuple) and module.padding_mode == "zeros"
+        elif isinstance(module, nn.MaxPool2d):
+            fills = fills and module.dilation == 1 and not module.return_indices
         elif isinstance(module, BatchNorm):
             fills = fills and module.dim == 1 and module.weight is not None and module.bias is not None
         fills = fills and type(module) in _CALLS
@@ -37,21 +41,27 @@ def worth_blocking(modules: Mapping[str, nn.Module]) -> dict[str, type[nn.Module
     return found
 
 
-def layout(x: Tensor, modules: Mapping[str, nn.Module]) -> torch.dtype | None:
-    """The type in which images (N, C, H, W) can go through the modules; None if they have to keep torch's layout."""
+def usable_dtype(x: Tensor, modules: Mapping[str, nn.Module]) -> torch.dtype | None:
+    """The type in which images (N, C, H, W) can be computed in oneDNN's layout; None if they must stay in torch's."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_transformed():  # type: ignore[attr-defined,no-untyped-call]
         return None
     if type(x) is not Tensor or x.device.type != "cpu" or x.dtype != torch.float32 or not len(x):
         return None
-    # Who wants gradients of the images may want gradients of those, which oneDNN does not have.
-    if x.requires_grad or not torch.backends.mkldnn.enabled:
+    # Who wants gradients of images may want gradients of those too; oneDNN has no second derivatives.
+    if x.requires_grad or not torch.backends.mkldnn.enabled or nn.modules.module._has_any_global_hook():  # type: ignore[no-untyped-call]
         return None
     for module in modules.values():
         # A hook can't read the layout, and oneDNN has no gradients of batch normalisation in evaluation mode.
-        if module._forward_hooks or (torch.is_grad_enabled() and not module.training):
+        if _has_hooks(module) or (torch.is_grad_enabled() and not module.training):
             return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     return dtype if dtype in (torch.float32, torch.bfloat16) and _works(dtype) else None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something happens before or after the module, such as pruning, which makes its weights anew."""
+    forward, backward = module._forward_hooks or module._forward_pre_hooks, module._backward_hooks
+    return bool(forward or backward or module._backward_pre_hooks)
 
 
 def call(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -91,10 +101,10 @@ def _is_transformed() -> bool:
 
 @cache
 def _works(dtype: torch.dtype) -> bool:
-    """Whether these operators, which torch does not promise, are there and agree with its own layout.
+    """Whether these operators, which torch does not document, exist and give the same results as in its own layout.
 
-    Tried once in a process, on four small images; if not, a line says so. Elsewhere than on x86, where nobody has
-    measured it, and without fast bfloat16, it is not even tried.
+    Tried once in a process, on four small images; if not, a line says so. It is not tried on processors other than x86,
+    where it was not measured, nor in bfloat16 where that is slow.
     """
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
@@ -108,7 +118,7 @@ def _works(dtype: torch.dtype) -> bool:
         reason = one_line(error)
     if reason:
         print(
-            "warning: training on the CPU takes up to a third longer, because torch "
+            "warning: convolutions on the CPU are slower than they could be, because torch "
             f"{torch.__version__} can't compute in oneDNN's layout as expected ({reason}).",
             file=sys.stderr,
         )

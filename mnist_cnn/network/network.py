@@ -38,7 +38,8 @@ class Network(nn.Sequential):
     """A chain of layers, from images (N, *input_shape) to logits (N, *output_shape); `build_network` makes it.
 
     Submodules, and with them the keys of the state_dict, are named by position and kind: `0_Conv2D`, `0_relu`,
-    `1_MaxPooling2D`, … `layers` is the list it was built from, as plain values that a checkpoint can hold.
+    `1_MaxPooling2D`, … `layers` is the list it was built from, as plain values that a checkpoint can hold. A
+    convolution or pooling that is put in later must look at the same windows as the one that it replaces.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class Network(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """The last of `outputs`, apart from rounding: faster, without unused pixels and in oneDNN's layout."""
-        layout = blocked.layout(x, self._modules) if self._blocked else None
+        dtype = blocked.usable_dtype(x, self._modules) if self._blocked else None
         for name, module in self._modules.items():
-            if name == self._cut.at:
-                x = x[..., : self._cut.height, : self._cut.width]
-            if layout and self._blocked.get(name) is type(module):
-                x = blocked.call(module, x, layout)
+            if name == self._cut.at and x.shape[2:] == self._cut.size:
+                x = x[..., : self._cut.used[0], : self._cut.used[1]]
+            if dtype and self._blocked.get(name) is type(module):
+                x = blocked.call(module, x, dtype)
             else:
                 x = module(x.to_dense() if x.is_mkldnn else x)
         return x.to_dense() if x.is_mkldnn else x
@@ -108,7 +109,8 @@ class Network(nn.Sequential):
     def operations(self) -> int:
         """About how many floating-point operations one image takes; a training step takes three times as many.
 
-        Counts a multiplication and an addition for each weight at every position where it is used.
+        Counts a multiplication and an addition for each weight at every position where it is used, including those that
+        `forward` cuts off.
         """
         return 2 * sum(
             weight.numel() * (math.prod(node.output_shape) // weight.shape[0] or 1)
