@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 # An OpenMP thread that waits for work first spins, which keeps its core from other programs. Measured on two cores, one
 # of them busy with something else: by default, a run takes up to 50 times as long as alone; with 10,000 spins, 3.5
-# times; with 2,000, twice. 1,000 would bring that to 1.8 times, but `baseline` alone would take 6 % longer. libgomp
+# times; with 2,000, 2.3 times. 1,000 would bring that to 1.8 times, but `baseline` alone would take 6 % longer. libgomp
 # reads the variable when torch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
