@@ -152,7 +152,7 @@ def main() -> None:
     found: dict[str, dict[int, list[float]]] = {}
     allowed = sorted(os.sched_getaffinity(0), reverse=True)  # the first core often does the system's work too
     if not 1 <= min(options.cores) <= max(options.cores) <= len(allowed):
-        parser.error(f"--cores: this machine has 1 to {len(allowed)}")
+        parser.error(f"--cores: this machine lets it have 1 to {len(allowed)}")
     with tempfile.TemporaryDirectory() as name:
         pixels, folder = Path(name) / "pixels.npy", Path(name) / "pictures"
         save_images(options.data_root, pixels, folder)

@@ -60,8 +60,7 @@ def usable_dtype(x: Tensor, modules: Mapping[str, nn.Module]) -> torch.dtype | N
 
 def _has_hooks(module: nn.Module) -> bool:
     """Whether something happens before or after the module, such as pruning, which makes its weights anew."""
-    forward, backward = module._forward_hooks or module._forward_pre_hooks, module._backward_hooks
-    return bool(forward or backward or module._backward_pre_hooks)
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def call(module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
