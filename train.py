@@ -44,7 +44,7 @@ def train(composed: DictConfig) -> float | None:
 
     preprocessing = pretrained.preprocessing if pretrained else None
     dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
-    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset)
+    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset, config.augmentation)
     data.prepare_data()
     data.setup()
 

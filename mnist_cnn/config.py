@@ -19,6 +19,8 @@ from mnist_cnn.errors import ConfigError, did_you_mean, one_line
 
 # Stands for the run's folder in paths of callbacks and loggers, until there is one.
 RUN_DIR = "${run_dir}"
+# Learn from the labels alone. `from` names a checkpoint, whose answers count with this weight at this temperature.
+NO_TEACHER = {"from": None, "weight": 0.9, "temperature": 4.0}
 # Control characters, which a terminal obeys, and halves of characters, which stand for bytes that are not UTF-8.
 _NOT_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -54,8 +56,42 @@ class DataConfig:
         for key in ("batch_size", "eval_batch_size"):
             size = getattr(self, key)
             _require(1 <= size <= 2**24, f"data.{key}", size, f"it must be at least 1 and at most {2**24:,}")
-        why = "the fraction of the training images kept for validation must lie between 0 and 1, e.g. 0.1"
-        _require(0 < self.val_fraction < 1, "data.val_fraction", self.val_fraction, why)
+        why = (
+            "the fraction of the training images kept for validation must lie between 0 and 1, e.g. 0.1, or 0 for none"
+        )
+        _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, why)
+
+
+@dataclass
+class AugmentationConfig:
+    """How training images are varied, as `conf/augmentation/none.yaml` explains; not at all where every value is 0."""
+
+    rotation: float = 0.0
+    shift: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    elastic: float = 0.0
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, most in (("rotation", 180), ("shift", 1000), ("scale", 0.9), ("shear", 10), ("elastic", 1000)):
+            value = getattr(self, key)
+            _require(0 <= value <= most, f"augmentation.{key}", value, f"it must lie between 0 and {most}")
+        _require(0 <= self.erasing <= 1, "augmentation.erasing", self.erasing, "it must lie between 0 and 1")
+
+    def __bool__(self) -> bool:
+        return any(asdict(self).values())
+
+
+@dataclass
+class LossConfig:
+    """What training minimises beside the plain cross-entropy."""
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        why = "it must be at least 0 and below 1"
+        _require(0 <= self.label_smoothing < 1, "loss.label_smoothing", self.label_smoothing, why)
 
 
 @dataclass
@@ -87,7 +123,7 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """One run. The last four are Hydra targets: `_target_` names a class, the other keys are its arguments."""
+    """One run. The four from `optimizer` are Hydra targets: `_target_` names a class, other keys are its arguments."""
 
     seed: int
     run_dir: str | None
@@ -99,6 +135,9 @@ class Config:
     scheduler: dict[str, Any]  # empty: the learning rate stays as it is
     callbacks: dict[str, Any]  # a target for each name
     logger: dict[str, Any]  # likewise
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    distill: dict[str, Any] = field(default_factory=lambda: dict(NO_TEACHER))  # `from` can't be a field's name
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "it must lie between 0 and 4294967295")
@@ -106,6 +145,17 @@ class Config:
             rate = self.optimizer["lr"]
             positive = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf
             _require(positive, "optimizer.lr", rate, "the learning rate must be a number above 0")
+        for key, value in self.distill.items():
+            if key not in NO_TEACHER:
+                raise ConfigError(f"distill.{key}: no such key.{did_you_mean(key, NO_TEACHER)}")
+            if key == "from":
+                _require(value is None or isinstance(value, str), "distill.from", value, "it must name a checkpoint")
+            else:
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                most = 1 if key == "weight" else 1000
+                _require(
+                    is_number and 0 < value <= most, f"distill.{key}", value, f"it must be above 0, at most {most}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values under the keys of the command line."""

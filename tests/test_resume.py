@@ -69,6 +69,15 @@ RECIPES = {
         "model=mlp", "+scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "+scheduler.monitor=val/loss",
         "+scheduler.patience=0", "+scheduler.threshold=0.5",
     ),
+    "augmented": (
+        "model=dropout", "augmentation=elastic", "augmentation.erasing=0.5", "loss.label_smoothing=0.1",
+        "callbacks=ema", "optimizer=adamw", "optimizer.decay_kernels_only=true", "scheduler=onecycle",
+    ),
+    "averaged later, one by one": (
+        "model=dropout", "callbacks=swa", "callbacks.averaging.first_epoch=2", "+trainer.gradient_clip_val=1.0",
+        "+callbacks.rates._target_=mnist_cnn.training.callbacks.DropoutSchedule",
+    ),
+    "without validation": ("model=mlp", "data.val_fraction=0", "callbacks=ema", "callbacks.averaging.decay=0.9"),
     "early stopping": ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.1"),
 }  # fmt: skip
 
@@ -76,11 +85,21 @@ RECIPES = {
 @pytest.mark.parametrize(
     ("recipe", "number"),
     [
-        *((name, signal.SIGTERM) for name in ("steps together", "averaged", "plateau", "early stopping")),
+        *(
+            (name, signal.SIGTERM)
+            for name in (
+                "steps together",
+                "augmented",
+                "averaged later, one by one",
+                "without validation",
+                "plateau",
+                "early stopping",
+            )
+        ),
         ("steps together", signal.SIGINT),
         *(
             pytest.param(name, signal.SIGHUP, marks=pytest.mark.full)
-            for name in ("single steps", "one-cycle", "bfloat16", "accumulated")
+            for name in ("averaged", "single steps", "one-cycle", "bfloat16", "accumulated")
         ),
     ],
 )

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, Sampler, SequentialSampler
 
-from mnist_cnn.config import DataConfig
+from mnist_cnn.config import AugmentationConfig, DataConfig
 from mnist_cnn.data import datasets
+from mnist_cnn.data.augmentation import Augmentation
 from mnist_cnn.data.datasets import Dataset, MissingFilesError
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.split import split_indices
@@ -31,14 +32,20 @@ class MNISTDataModule(pl.LightningDataModule):
 
     After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` is what scales a batch of them:
     the one given, or else the configured one. `dataset` is what `auto` stands for, where that is already decided.
-    A training batch is `batches_at_once` consecutive batches in one.
+    Training images are augmented as configured. A training batch is `batches_at_once` consecutive batches in one.
     """
 
     def __init__(
-        self, config: DataConfig, seed: int, preprocessing: Preprocessing | None = None, dataset: str | None = None
+        self,
+        config: DataConfig,
+        seed: int,
+        preprocessing: Preprocessing | None = None,
+        dataset: str | None = None,
+        augmentation: AugmentationConfig | None = None,
     ) -> None:
         super().__init__()
         self.config, self.seed = config, seed
+        self._augmentation = augmentation or AugmentationConfig()
         self.dataset: Dataset | None = None
         self.batches_at_once = 1
         self._preprocessing = preprocessing
@@ -95,10 +102,26 @@ class MNISTDataModule(pl.LightningDataModule):
         )  # fmt: skip
         if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector
             order = SequentialSampler(self.train)  # the same few batches in every epoch
-        return self._batches(self.train, order, self.config.batch_size * self.batches_at_once)
+        return self._batches(self.train, order, self.config.batch_size * self.batches_at_once, self._augmenter())
 
     def val_dataloader(self) -> "Batches":
         return self._evaluation_batches(self.val)
+
+    def augmented(self, count: int) -> Images | None:
+        """The first training images as the first epoch shows them, to be looked at; None if they stay as they are."""
+        augment, first = self._augmenter(), self.train.subset(torch.arange(min(count, len(self.train))))
+        if augment is None:
+            return None
+        augment.start_epoch(0, first.images.device)
+        return Images(augment(first.images, torch.arange(len(first))).round().to(torch.uint8), first.labels)
+
+    def _augmenter(self) -> Augmentation | None:
+        height, width = self.train.images.shape[2:]
+        return (
+            Augmentation(self._augmentation, self.seed, len(self.train), (height, width))
+            if self._augmentation
+            else None
+        )
 
     def test_dataloader(self) -> "Batches":
         return self._evaluation_batches(self.test)
@@ -113,25 +136,30 @@ class MNISTDataModule(pl.LightningDataModule):
         # No DistributedSampler here: it would repeat images to make the processes' shares equal.
         return self._batches(images, range(rank, len(images), world), self.config.eval_batch_size)
 
-    def _batches(self, images: Images, order: Sampler[int] | range, size: int) -> "Batches":
+    def _batches(
+        self, images: Images, order: Sampler[int] | range, size: int, augment: Augmentation | None = None
+    ) -> "Batches":
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return Batches(images, BatchSampler(order, size, drop_last=False), device)
+        return Batches(images, BatchSampler(order, size, drop_last=False), device, augment)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
 
 class Batches:
-    """The batches of a sampler, uint8 images and their classes on `device`, each gathered from the images in one step.
+    """The batches of a sampler: images and their classes on `device`, each batch gathered from the images in one step.
 
-    The images are kept on the device if they fit into half of its free memory, or else in the memory of the host, from
-    which batches are sent without waiting.
+    The images are uint8 or, where they are augmented, float32 with values from 0 to 255. They are kept on the device if
+    they fit into half of its free memory, or else in the memory of the host, from which batches are sent without
+    waiting.
     """
 
-    def __init__(self, images: Images, batch_sampler: BatchSampler, device: torch.device) -> None:
+    def __init__(
+        self, images: Images, batch_sampler: BatchSampler, device: torch.device, augment: Augmentation | None = None
+    ) -> None:
         self.images = images.to(device) if _fits(images, device) else images
         self.batch_sampler = batch_sampler  # Lightning tells the sampler of an attribute of this name the epoch
-        self.device = device
+        self.device, self._augment = device, augment
         self.taken = 0  # batches of the running epoch
         self._first = 0  # the batch that the next pass begins with
 
@@ -141,11 +169,15 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         images, labels = self.images.images, self.images.labels
         self.taken, self._first = self._first, 0
+        if self._augment:  # a sampler of always the same images has no epochs
+            self._augment.start_epoch(getattr(self.batch_sampler.sampler, "epoch", 0), self.device)
         for chosen in islice(self.batch_sampler, self.taken, None):
             self.taken += 1
             indices = torch.tensor(chosen).to(images.device, non_blocking=True)
             batch = images.index_select(0, indices), labels.index_select(0, indices)
-            yield batch if images.device == self.device else (self._sent(batch[0]), self._sent(batch[1]))
+            if images.device != self.device:
+                batch, indices = (self._sent(batch[0]), self._sent(batch[1])), self._sent(indices)
+            yield (self._augment(batch[0], indices), batch[1]) if self._augment else batch
 
     def go_on_after(self, taken: int, batch_size: int) -> None:
         """Begin the next pass after so many batches; ValueError if those had another size, or there are not so many."""

@@ -21,6 +21,8 @@ class Images:
 
     def subset(self, indices: Tensor) -> "Images":
         """The images at these rising indices; where they are consecutive, a view of the same memory."""
+        if not len(indices):
+            return Images(self.images[:0], self.labels[:0])
         first, last = int(indices[0]), int(indices[-1])
         part = slice(first, last + 1) if last - first == len(indices) - 1 else indices
         return Images(self.images[part], self.labels[part])
@@ -63,6 +65,11 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """As lists and numbers, for a checkpoint."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def undo(self, scaled: Tensor) -> Tensor:
+        """The values 0 … 255 that images (N, C, H, W) had before they were scaled; their size stays as it is."""
+        std, mean = (scaled.new_tensor(values).view(-1, 1, 1) for values in (self.std, self.mean))
+        return (scaled * std + mean) * self.scale
 
     def formula(self) -> str:
         """`x / 255`, or `(x / 255 − 0.1307) / 0.3081`, with a number for each channel, to be printed."""

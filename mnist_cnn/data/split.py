@@ -11,9 +11,12 @@ def split_indices(labels: Tensor, fraction: float, how: str, seed: int) -> tuple
     """The indices of the training and of the validation part, each in rising order.
 
     `last`: the last part, of the size that Keras' `validation_split` takes; `random`: as many, drawn by the seed;
-    `stratified`: the same, with every class in proportion. ValueError where too few images are left on one side.
+    `stratified`: the same, with every class in proportion. With a fraction of 0 all are for training. ValueError where
+    too few images are left on one side.
     """
     n = len(labels)
+    if not fraction:
+        return torch.arange(n), torch.arange(0)
     kept = math.floor(n * (1 - fraction))
     if not 0 < kept < n:
         raise ValueError(f"{fraction}: of {n} images it leaves {kept} for training")

@@ -21,7 +21,7 @@ MAX_INPUT = 2**24  # values of an image; 4096×4096 in grey
 class Split(TypedDict, total=False):
     """How the validation images were chosen; empty if not known."""
 
-    val_fraction: Annotated[float, Meta(gt=0, lt=1)]
+    val_fraction: Annotated[float, Meta(ge=0, lt=1)]
     method: Literal["last", "random", "stratified"]
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 

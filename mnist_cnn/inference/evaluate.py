@@ -211,6 +211,8 @@ def images_for(trained: TrainedNetwork, split: str, name: str, root: str | Path,
     check_suits(trained, name)
     if split != "test" and not trained.split:
         raise DataError(f"{split}: not known for an imported network; evaluate it on the test images.")
+    if split == "val" and not trained.split["val_fraction"]:
+        raise DataError("val: the network was trained on all training images, so none are left for validation.")
     datasets.fetch(name, root, mirror)
     dataset = datasets.load(name, root)
     if split == "test":

@@ -27,6 +27,8 @@ def write_report(run: Run) -> dict[str, Any]:
         "mistakes.png": figures.mistakes(run.test, run.test_images),
         "training_samples.png": figures.samples(run.train_images, run.test.classes),
     }
+    if run.augmented_images is not None:
+        drawn["augmented_samples.png"] = figures.samples(run.augmented_images, run.test.classes)
     pngs = {name: figures.png(figure) for name, figure in drawn.items()}
     for name, png in pngs.items():
         write_file(folder / name, png)
@@ -84,6 +86,12 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
         if run.fallback
         else ""
     )
+    augmented = (
+        "<section><h2>Augmented training images</h2><p><small>The same images as the first epoch showed them; every "
+        f"epoch varies them anew.</small></p>{image('augmented_samples.png', 'augmented training images')}</section>"
+        if "augmented_samples.png" in pngs
+        else ""
+    )
     wrong = run.test.total - run.test.correct
     versions = ", ".join(f"{html.escape(name)} {html.escape(number)}" for name, number in run.trained.versions.items())
     return f"""<!doctype html>
@@ -120,6 +128,7 @@ mistakes.</small></p>
 <p><small>The first {min(len(run.train_images), figures.SAMPLES)} of {len(run.train_images):,}.</small></p>
 {image("training_samples.png", "training images with their classes")}</section>
 </div>
+{augmented}
 <section><h2>Network</h2><pre>{html.escape(run.trained.network.summary())}</pre></section>
 <section><h2>Configuration</h2><pre>{html.escape(run.settings)}</pre><small>{versions}</small></section>
 </body>

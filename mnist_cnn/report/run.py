@@ -24,8 +24,9 @@ class Run:
     interrupted: bool
     images_per_epoch: int
     train_images: Images
+    augmented_images: Images | None  # the first of them as the first epoch showed them; None: as they are
     test_images: Images
-    val: Evaluation
+    val: Evaluation | None  # None: all training images were trained on
     test: Evaluation
     fallback: bool  # MNIST was wanted but is not available, so another data set took its place
     data_root: str
@@ -46,6 +47,18 @@ class Run:
         """Training images per second of that time; 0 if no epoch was finished."""
         return self.images_per_epoch * len(self.history) / self.seconds if self.history else 0.0
 
+    @property
+    def average(self) -> str:
+        """What the weights are an average of, in words; empty if they are those that training ended with."""
+        settings = self.trained.training.get("settings", {})
+        for key, target in settings.items():
+            if key.endswith("._target_") and str(target).endswith(".AveragedWeights"):
+                name = key.removesuffix("._target_")
+                decay = settings.get(f"{name}.decay", 0.999)
+                kind = "mean" if decay is None else f"exponential average (decay {decay})"
+                return f"{kind} over the steps from epoch {settings.get(f'{name}.first_epoch', 1)}, in all results here"
+        return ""
+
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
         return {
@@ -56,8 +69,8 @@ class Run:
             "best_epoch": self.best_epoch,
             "interrupted": self.interrupted,
             "parameters": self.trained.network.parameter_count,
-            "val/accuracy": self.val.accuracy,
-            "val/loss": self.val.loss,
+            "val/accuracy": self.val and self.val.accuracy,
+            "val/loss": self.val and self.val.loss,
             "test/accuracy": self.test.accuracy,
             "test/loss": self.test.loss,
             "test/macro_f1": self.test.macro_f1,
@@ -71,6 +84,8 @@ class Run:
         """The results as a table of (name, value), safe to print."""
         dataset = self.test.dataset + (" (NOT MNIST: it is not available here)" if self.fallback else "")
         best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
+        if self.val is None:
+            best += " (the last one: there are no validation images to choose by)"
         speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
         folder = shlex.quote(str(self.folder))
         root = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
@@ -78,8 +93,9 @@ class Run:
             ("dataset", dataset),
             ("model", f"{self.trained.model}, {self.trained.network.parameter_count:,} parameters"),
             ("best epoch", best),
-            ("validation", _scores(self.val)),
+            ("validation", _scores(self.val) if self.val else "none: all training images were trained on"),
             ("test", _scores(self.test)),
+            *([("weights", self.average)] if self.average else []),
             ("training", f"{self.seconds:.1f} s{speed}"),
             ("run folder", str(self.folder)),
             ("report", str(self.folder / "report" / "index.html")),

@@ -22,6 +22,7 @@ from mnist_cnn.config import RUN_DIR, Config, TrainerConfig, require_one_of, wri
 from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean, flat, one_line
+from mnist_cnn.inference import checkpoint
 from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
 from mnist_cnn.training.callbacks import METRICS, BestAndLast
 from mnist_cnn.training.targets import check, check_type
@@ -47,6 +48,14 @@ def check_settings(config: Config) -> None:
         ("run_dir", config.run_dir),
     ):
         _check_length(key, path or "")
+    if config.distill["from"] is not None:
+        checkpoint.find(config.distill["from"])
+    if not config.data.val_fraction:
+        for name, target in config.callbacks.items():
+            if isinstance(target, dict) and name != "checkpoint" and str(target.get("monitor")).startswith("val/"):
+                raise ConfigError(
+                    f"callbacks.{name}: it watches {target['monitor']}, but data.val_fraction=0 leaves none."
+                )
     if config.data.mirror:
         mirror_address(config.data.mirror, "data.mirror=")
     callbacks = _classes(config.callbacks, "callbacks", Callback)

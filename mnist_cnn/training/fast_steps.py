@@ -21,7 +21,18 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn.config import Config
 from mnist_cnn.data.datamodule import Batch, MNISTDataModule
-from mnist_cnn.training.callbacks import BestAndLast, EpochState, Finite, FirstBatch, History, Progress, StopRequest
+from mnist_cnn.training.callbacks import (
+    AveragedWeights,
+    BestAndLast,
+    DropoutSchedule,
+    EpochState,
+    Finite,
+    FirstBatch,
+    History,
+    Progress,
+    StopRequest,
+    callbacks_of,
+)
 from mnist_cnn.training.module import Classifier
 
 # How many images Lightning sees at once: enough that its own work does not count, few enough that the progress bar
@@ -30,7 +41,10 @@ _IMAGES_AT_ONCE = 2048
 
 # Callbacks that have no hook for single batches, or whose hooks also work with several. Any other
 # may rely on single steps.
-_EPOCHWISE = (Finite, EpochState, History, FirstBatch, Progress, StopRequest, BestAndLast, EarlyStopping)
+_EPOCHWISE = (
+    AveragedWeights, BestAndLast, DropoutSchedule, EarlyStopping, EpochState, Finite, FirstBatch, History, Progress,
+    StopRequest,
+)  # fmt: skip
 
 
 def why_not(config: Config, trainer: pl.Trainer) -> str | None:
@@ -64,11 +78,12 @@ class FastClassifier(Classifier):
         # Not the optimiser that Lightning wraps: it runs the precision plug-in for each step, to count it, for 70 µs.
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer)
+        averages, taken = callbacks_of(self.trainer, AveragedWeights), self.trainer.global_step
         outputs: dict[int, tuple[Tensor, Tensor]] = {}
 
         def closure(number: int, part: Batch) -> Tensor:
             optimizer.zero_grad()
-            logits, loss = self.logits_and_loss(part)
+            logits, loss = self.logits_and_training_loss(part)
             with torch.autocast(self.device.type, enabled=False):  # it is for the forward pass only
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             outputs[number] = logits.detach(), loss.detach()
@@ -78,6 +93,8 @@ class FastClassifier(Classifier):
             optimizer.step(partial(closure, number, part))  # type: ignore[arg-type]  # typed as giving a float
             if isinstance(scheduler, LRScheduler):
                 scheduler.step()
+            for average in averages:
+                average.follow(self, taken + number + 1)
         self._count(len(outputs))
         logits = torch.cat([part for part, _ in outputs.values()])
         losses = torch.stack([loss for _, loss in outputs.values()])

@@ -13,6 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mnist_cnn.data.datamodule import Batch
 from mnist_cnn.network import Network
+from mnist_cnn.training.loss import TrainingLoss
 from mnist_cnn.training.optimizers import build_optimizer, build_scheduler
 
 
@@ -20,7 +21,8 @@ class Classifier(pl.LightningModule):
     """A network that learns classes by cross-entropy on its logits.
 
     `train/loss` and `train/accuracy` are what Keras reports: the mean over an epoch's images while the weights move,
-    with dropout on. `val/…` and `test/…` are means over all images with the weights at rest. `optimizer` and
+    with dropout on, on augmented images and by the training loss, where those are asked for. `val/…` and `test/…` are
+    means over all images with the weights at rest, and the loss there is always the cross-entropy. `optimizer` and
     `scheduler` are Hydra targets; `metadata` is added to every checkpoint.
     """
 
@@ -30,8 +32,10 @@ class Classifier(pl.LightningModule):
         optimizer: Mapping[str, Any],
         scheduler: Mapping[str, Any],
         metadata: Mapping[str, Any],
+        training_loss: TrainingLoss | None = None,
     ) -> None:
         super().__init__()
+        self.training_loss = training_loss or TrainingLoss()
         self.network = network.to(memory_format=torch.channels_last)  # faster convolutions, on GPUs too
         self.optimizer_target, self.scheduler_target, self.metadata = optimizer, scheduler, metadata
         classes = network.output_shape[0]
@@ -47,7 +51,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, loss = self.logits_and_loss(batch)
+        logits, loss = self.logits_and_training_loss(batch)
         self._add("train", loss, logits, batch[1])
         self._log_means("train")
         return loss
@@ -100,6 +104,12 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         logits = self(images)
         return logits, F.cross_entropy(logits, labels)
+
+    def logits_and_training_loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The same, with the loss that training minimises."""
+        images, labels = batch
+        logits = self(images)
+        return logits, self.training_loss(images, logits, labels)
 
     def _add(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch to the means over an epoch's images, in which a smaller last batch weighs less."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from mnist_cnn.config import Config, require_one_of
+from mnist_cnn.config import Config, require_one_of, written
 from mnist_cnn.errors import ConfigError, flat
 from mnist_cnn.training.targets import class_of, make
 
@@ -50,11 +50,23 @@ class KerasAdam(Adam):
 def build_optimizer(target: Mapping[str, Any], parameters: Iterable[nn.Parameter], fused: bool = True) -> Optimizer:
     """The optimiser that a target names; ConfigError if the class is not an optimiser or rejects an argument.
 
-    `fused`: use one kernel for all weights instead of several for each, if the class has a fused kernel.
+    `fused`: use one kernel for all weights instead of several for each, if the class has a fused kernel. With
+    `decay_kernels_only` in the target, weight decay spares biases and the weights of normalisation.
     """
+    target = dict(target)
+    groups: list[Any] = list(parameters)
+    kernels_only = target.pop("decay_kernels_only", False)
+    if not isinstance(kernels_only, bool):
+        raise ConfigError(f"{written('optimizer.decay_kernels_only', kernels_only)}: it must be true or false.")
+    if kernels_only:
+        if not target.get("weight_decay"):
+            raise ConfigError("optimizer.decay_kernels_only=true: this optimiser has no weight_decay above 0.")
+        others = [weight for weight in groups if weight.dim() < 2]
+        kernels = [weight for weight in groups if weight.dim() > 1]
+        groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
     has_fused = issubclass(class_of(target, "optimizer", Optimizer), Adam | AdamW | SGD)
     further = {"fused": True} if fused and has_fused and "fused" not in target else {}
-    optimizer = make(target, "optimizer", Optimizer, list(parameters), **further)
+    optimizer = make(target, "optimizer", Optimizer, groups, **further)
     optimizer.register_load_state_dict_post_hook(_lay_out_like_weights)
     return optimizer
 

@@ -12,6 +12,7 @@ from mnist_cnn import run_folder
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.report.figures import SAMPLES
 from mnist_cnn.report.page import write_report
 from mnist_cnn.report.run import Run, resume_command
 from mnist_cnn.training.callbacks import History, StopRequest, callbacks_of
@@ -50,8 +51,9 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
             int(trainer.num_training_batches) * data.config.batch_size * data.batches_at_once * trainer.world_size,
         ),
         train_images=data.train,
+        augmented_images=data.augmented(SAMPLES),
         test_images=data.test,
-        val=evaluate(trained, data.val, data.dataset_name, "val"),
+        val=evaluate(trained, data.val, data.dataset_name, "val") if len(data.val) else None,
         test=evaluate(trained, data.test, data.dataset_name, "test"),
         fallback=data.is_fallback,
         data_root=data.config.root,

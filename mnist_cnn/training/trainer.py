@@ -36,6 +36,7 @@ from mnist_cnn.training.callbacks import (
 )
 from mnist_cnn.training.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
+from mnist_cnn.training.loss import build_loss
 from mnist_cnn.training.module import Classifier
 from mnist_cnn.training.resume.stopped import settings_of
 from mnist_cnn.training.targets import make
@@ -76,7 +77,8 @@ def build_classifier(
     )
     for logger in trainer.loggers:
         logger.log_hyperparams({key: metadata[key] for key in ("model", "dataset", "split", "training")})
-    arguments = (network, config.optimizer, config.scheduler, {checkpoint.METADATA_KEY: metadata})
+    loss = build_loss(config, network, data.preprocessing)
+    arguments = (network, config.optimizer, config.scheduler, {checkpoint.METADATA_KEY: metadata}, loss)
     if reason := fast_steps.why_not(config, trainer):
         if trainer.is_global_zero:
             print(f"note: fast steps are off, because {reason}.", file=sys.stderr)
@@ -142,6 +144,7 @@ def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], r
             plugins=[WholeCheckpoints()],
             default_root_dir=run_dir.absolute(),
             num_sanity_val_steps=0,
+            limit_val_batches=None if config.data.val_fraction else 0,
             enable_model_summary=False,  # train.py prints one that says more
             enable_progress_bar=False,  # callbacks.Progress is one
             use_distributed_sampler=False,  # the data module shares the images out itself

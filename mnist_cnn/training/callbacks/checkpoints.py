@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.training.callbacks.stopping import StopRequest, any_process, check_weights
 
 
@@ -16,7 +17,8 @@ class BestAndLast(ModelCheckpoint):
     With `every_n_train_steps` or `every_n_minutes`, `last.ckpt` is also written within an epoch, at the first batch
     that ends so many optimiser steps or minutes after it was written last. A run that is asked to stop writes it too.
 
-    A run's results are those of `best.ckpt`, so a run has exactly one BestAndLast; for further checkpoints, add a
+    Without validation images nothing tells which epoch is the best, and `best.ckpt` is the last one too. A run's
+    results are those of `best.ckpt`, so a run has exactly one BestAndLast; for further checkpoints, add a
     ModelCheckpoint. (Its `save_last` is not used here: in Lightning 2.6 it writes only when the best improves.)
     ValueError if `every_n_train_steps` or `every_n_minutes` is not a number above zero.
     """
@@ -38,6 +40,13 @@ class BestAndLast(ModelCheckpoint):
         self.steps_apart = every_n_train_steps
         self._seconds_apart = 60 * every_n_minutes if every_n_minutes else None
         self._step = self._time = 0.0  # when last.ckpt was written
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Watch nothing where there is nothing to validate on."""
+        super().setup(trainer, pl_module, stage)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by a connector
+        if isinstance(data, MNISTDataModule) and not len(data.val):
+            self.monitor = None
 
     @property
     def last(self) -> Path:

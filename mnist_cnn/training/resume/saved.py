@@ -35,7 +35,9 @@ def read_saved(folder: str) -> dict[str, Any]:
     groups = ("model", "data", "trainer", "optimizer", "scheduler", "callbacks", "logger")
     if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in groups):
         raise ConfigError(f"{resume}: its {_NAME} is damaged or not that of a run: it has no {', '.join(groups)}.")
-    return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups)}
+    # Runs of earlier versions have no groups but these; what is missing has its default.
+    later = [key for key in ("augmentation", "loss", "distill") if values.get(key) is not None]
+    return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups, *later)}
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -37,7 +37,8 @@ _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "scheduler": "_target_"}
 # How the names of classes begin that a run folder may name by itself.
 _TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.",
-            "mnist_cnn.training.callbacks.BestAndLast", "mnist_cnn.training.log.CSVLog",
+            "mnist_cnn.training.callbacks.AveragedWeights", "mnist_cnn.training.callbacks.BestAndLast",
+            "mnist_cnn.training.callbacks.DropoutSchedule", "mnist_cnn.training.log.CSVLog",
             "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
 # Further arguments of the Trainer that a run folder may have by itself.
 _TRAINER_ARGUMENTS = (
@@ -76,6 +77,12 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
         raise ConfigError(
             f"resume={folder}: it has no checkpoint, and its model.init_from, "
             f"{one_line(saved['model']['init_from'], 80)}, is not trusted from a run folder; name it again."
+        )
+    teacher = (saved.get("distill") or {}).get("from")
+    if teacher is not None and "distill.from" not in keys:
+        raise ConfigError(
+            f"resume={folder}: its distill.from, {one_line(teacher, 80)}, is not trusted from a run folder; name it "
+            "again."
         )
     _check_targets(saved, now, folder)
     configuration: DictConfig = OmegaConf.create(literal(saved))

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,11 @@ def settings_of(config: Config) -> dict[str, Any]:
     groups = {"trainer": config.trainer.extra, "optimizer": config.optimizer, "scheduler": config.scheduler}
     for group, values in groups.items():
         settings |= {f"{group}.{key}": value for key, value in values.items()}
+    # Where one of these is off, its settings decide nothing.
+    optional = {"augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
+    optional |= {"distill": config.distill} if config.distill["from"] else {}
+    for group, values in optional.items():
+        settings |= {f"{group}.{key}": value for key, value in values.items() if value}
     for name, target in config.callbacks.items():
         if target is not None and is_known(target):
             settings |= {f"callbacks.{name}.{key}": value for key, value in target.items()}
@@ -162,9 +168,12 @@ def _check_optimizer(config: Config, content: Mapping[str, Any], trained: Traine
     """Raise CheckpointError if the optimiser's state has another learning rate, or the like, than the settings."""
     fresh = build_optimizer(config.optimizer, trained.network.parameters())
     moved = _MOVED_BY_SCHEDULERS if config.scheduler else frozenset()
-    for group in content["optimizer_states"][0]["param_groups"]:
+    groups = content["optimizer_states"][0]["param_groups"]
+    if len(groups) != len(fresh.param_groups):
+        raise CheckpointError(f"{file}: it has the state of another optimiser.")
+    for group, made in zip(groups, fresh.param_groups, strict=True):
         for key in (set(group) & set(fresh.defaults)) - _NOT_OF_SETTINGS - moved:
-            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], fresh.defaults[key]))
+            was, wanted = (list(x) if isinstance(x, tuple) else x for x in (group[key], made[key]))
             if was != wanted:
                 raise CheckpointError(f"{file}: its {key} is {one_line(was, 60)}, but optimizer.{key}={wanted}.")
 

@@ -1,0 +1,91 @@
+"""Callbacks that are parts of a recipe: averaged weights, and dropout that grows from epoch to epoch."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+
+
+class AveragedWeights(WeightAveraging):
+    """Keeps an average of the weights over the steps; it is what is validated, kept in checkpoints and tested.
+
+    With a `decay` the average is exponential (EMA): a step counts `decay` times as much as the one after it. With
+    `decay` null, all steps count alike (SWA, Izmailov et al. 2018). It begins with the epoch `first_epoch`, counted
+    from 1; before that it is the weights themselves. The moving averages of batch normalisation are averaged as well.
+    `last.ckpt` also holds the weights that training continues from. ValueError if an argument is out of range.
+    """
+
+    def __init__(self, decay: float | None = 0.999, first_epoch: int = 1) -> None:
+        if decay is not None and not 0 <= decay < 1:
+            raise ValueError("decay must be at least 0 and below 1, or null for a plain mean")
+        if first_epoch < 1:
+            raise ValueError("first_epoch must be at least 1")
+        self._first_epoch = first_epoch
+        average = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        super().__init__(multi_avg_fn=average)
+
+    def follow(self, module: pl.LightningModule, step: int) -> None:
+        """Take the weights after an optimiser step, counted from 1, into the average."""
+        assert self._average_model is not None
+        if module.current_epoch + 1 >= self._first_epoch:
+            self._average_model.update_parameters(module)
+        self._latest_update_step = step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Follow the step, unless the module has done so for each of several steps."""
+        if trainer.global_step > self._latest_update_step:
+            self.follow(pl_module, trainer.global_step)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._begin(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._begin(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def _begin(self, module: pl.LightningModule) -> None:
+        """Until the average begins, have it be the weights: Lightning would leave it at the initial ones."""
+        if self._average_model is not None and self._average_model.n_averaged == 0:
+            self._average_model.module.load_state_dict(module.state_dict())
+
+
+class DropoutSchedule(Callback):
+    """Moves the rate of every dropout layer in equal steps, from epoch to epoch.
+
+    In the first epoch it is `start` times the rate of the layer, in the last `end` times that. ValueError if a factor
+    is negative.
+    """
+
+    def __init__(self, start: float = 0.0, end: float = 1.0) -> None:
+        for factor in (start, end):
+            if not factor >= 0:
+                raise ValueError("it must not be negative")
+        self._start, self._end = start, end
+        self._rates: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._rates = {name: module.p for name, module in _dropouts(pl_module)}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out for an epoch that is continued
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        last = max((trainer.max_epochs or 1) - 1, 1)
+        factor = self._start + (self._end - self._start) * min(trainer.current_epoch / last, 1)
+        for name, module in _dropouts(pl_module):
+            module.p = min(self._rates[name] * factor, 1.0)
+
+
+def _dropouts(module: nn.Module) -> list[tuple[str, nn.Dropout | nn.Dropout2d]]:
+    return [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Dropout | nn.Dropout2d)]
