@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder or web address that has the image files, tried before all others (for mnist: the environment "
         "variable MNIST_MIRROR)",
     )
+    evaluate.add_argument(
+        "--tta", action="store_true", help="also average each image's answers over nine views, shifted by up to a pixel"
+    )
     _add_json(evaluate)
 
     predict = command(
@@ -158,7 +161,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     with quick_imports():
         from mnist_cnn.data.datasets import MissingFilesError
         from mnist_cnn.inference import checkpoint
-        from mnist_cnn.inference.evaluate import evaluate, images_for
+        from mnist_cnn.inference.evaluate import VIEWS, evaluate, images_for
 
     file, trained = checkpoint.load_kept(options.checkpoint)
     name = options.data or trained.dataset
@@ -169,10 +172,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
         raise DataError(f"{error}\n  - {way_out}") from None
     result = evaluate(trained, images, name, options.split)
+    views = evaluate(trained, images, name, options.split, VIEWS) if options.tta else None
     if options.json:
-        print_json({"checkpoint": unicode_text(file), "model": trained.model, **result.to_dict()})
-    else:
-        print(f"{trained.model}, {trained.provenance}, from {one_line(file)}\n{result.summary()}")
+        averaged = {"tta": {"views": len(VIEWS), "accuracy": views.accuracy, "loss": views.loss}} if views else {}
+        print_json({"checkpoint": unicode_text(file), "model": trained.model, **result.to_dict(), **averaged})
+        return 0
+    print(f"{trained.model}, {trained.provenance}, from {one_line(file)}\n{result.summary()}")
+    if views:
+        print(f"\nwith test-time augmentation, the mean over {len(VIEWS)} views shifted by up to a pixel:")
+        print(f"accuracy  {views.accuracy:.2%}\nloss      {views.loss:.4f}")
     return 0
 
 

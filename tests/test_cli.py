@@ -55,6 +55,19 @@ def test_a_checkpoint_needs_no_run_folder(digits_run: Path, tmp_path: Path, caps
     assert json.loads(run(capsys, "evaluate", str(alone), "--json")[1])["total"] == 360
 
 
+def test_test_time_augmentation_has_lines_of_its_own_and_leaves_the_result(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, averaged = (run(capsys, "evaluate", str(digits_run), *option)[1] for option in ((), ("--tta",)))
+    assert averaged.startswith(plain.rstrip("\n"))
+    assert "test-time augmentation, the mean over 9 views" in averaged.removeprefix(plain.rstrip("\n"))
+    plain_json, with_views = (
+        json.loads(run(capsys, "evaluate", str(digits_run), "--json", *option)[1]) for option in ((), ("--tta",))
+    )
+    assert set(with_views.pop("tta")) == {"views", "accuracy", "loss"}
+    assert with_views == plain_json
+
+
 def test_another_data_set_can_be_evaluated(
     digits_run: Path, fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from mnist_cnn.data.images import Images
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for
+from mnist_cnn.inference.evaluate import VIEWS, Evaluation, _shifted, evaluate, images_for
 
 
 def evaluation(probabilities: list[list[float]], labels: list[int]) -> Evaluation:
@@ -106,3 +106,16 @@ def test_a_loss_that_overflows_is_refused_too(digits_run: Path) -> None:
     last.bias.copy_(torch.tensor([3e38] + [-3e38] * 9))  # type: ignore[operator]
     with pytest.raises(CheckpointError, match="not finite"):
         evaluate(trained, images, "digits", "val")
+
+
+def test_test_time_augmentation_averages_the_probabilities_of_shifted_images(digits_run: Path) -> None:
+    trained = checkpoint.load(digits_run)
+    images = images_for(trained, "test", "digits", "data")
+    part = Images(images.images[:50], images.labels[:50])
+    rolled = [torch.roll(part.images, view, (2, 3)) for view in VIEWS]  # nothing of these digits lies at the edge
+    expected = torch.stack([trained.network(trained.preprocessing(x)).softmax(1) for x in rolled]).mean(0)
+    found = evaluate(trained, part, "digits", "test", VIEWS)
+    assert len(set(VIEWS)) == 9
+    assert torch.allclose(found.probabilities, expected, atol=1e-5)
+    assert found.loss == pytest.approx(float(F.nll_loss(expected.log(), part.labels)), rel=1e-4)
+    assert torch.equal(_shifted(torch.ones(1, 1, 3, 3), 1, -1)[0, 0], torch.tensor([[0, 0, 0], [1, 1, 0], [1, 1, 0.0]]))

@@ -64,8 +64,8 @@ class Augmentation:
         fields[:, 0, 2], fields[:, 1, 2] = shift_x * config.shift, shift_y * config.shift
         if config.elastic:
             fields[:, :, 3:].normal_(std=config.elastic, generator=generator)
-        fields *= torch.tensor([2 / width, 2 / height])[:, None]
-        return fields
+        scaled: Tensor = fields * torch.tensor([[2 / width], [2 / height]])
+        return scaled
 
     def _draw_rectangles(self, generator: torch.Generator) -> Tensor:
         """(count, 4): left, top, right and bottom of what is erased, in fractions of the sides; nothing where equal."""

@@ -5,6 +5,7 @@ The metrics are computed here because importing torchmetrics takes four seconds,
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -168,10 +169,21 @@ class Evaluation:
         return "\n".join(lines)
 
 
+# The views of test-time augmentation: the image itself, and shifted by a pixel in each of eight directions.
+VIEWS = sorted(((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)), key=any)
+
+
 @torch.inference_mode()
-def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) -> Evaluation:
+def evaluate(
+    trained: TrainedNetwork,
+    images: Images,
+    dataset: str,
+    split: str,
+    views: Sequence[tuple[int, int]] = VIEWS[:1],
+) -> Evaluation:
     """Evaluate a network on the images of `split` (test, val or train) of `dataset`.
 
+    With several `views`, shifts (down, right) in pixels, an image's probabilities are the mean over its views.
     CheckpointError if its outputs or its loss are not finite numbers: even finite weights may be too large for float32.
     """
     # Allocated at once: a small tensor kept from each batch would fragment the memory that the next batch needs.
@@ -180,7 +192,7 @@ def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) 
     with machine.threads(trained.network.operations * batch):
         for start in range(0, len(images), batch):
             labels = images.labels[start : start + batch]
-            logits = trained.network(trained.preprocessing(images.images[start : start + batch]))
+            logits = _mean_logits(trained, images.images[start : start + batch], views)
             loss += float(F.cross_entropy(logits, labels, reduction="sum"))
             finite &= bool(logits.isfinite().all())
             probabilities[start : start + batch] = logits.softmax(1)
@@ -190,6 +202,17 @@ def evaluate(trained: TrainedNetwork, images: Images, dataset: str, split: str) 
             "its scaling are out of range."
         )
     return Evaluation(dataset, split, trained.classes, probabilities, images.labels, loss / len(images))
+
+
+def _mean_logits(trained: TrainedNetwork, images: Tensor, views: Sequence[tuple[int, int]]) -> Tensor:
+    """Logits (N, classes) of images (N, C, H, W); of several views, those of their mean probability."""
+    logits = [trained.network(trained.preprocessing(_shifted(images, *view))) for view in views]
+    return logits[0] if len(logits) == 1 else torch.stack(logits).log_softmax(2).logsumexp(0) - math.log(len(logits))
+
+
+def _shifted(images: Tensor, down: int, right: int) -> Tensor:
+    """Images (N, C, H, W), shifted by so many pixels, with 0 where they leave a gap."""
+    return F.pad(images, (right, -right, down, -down)) if down or right else images
 
 
 def check_suits(trained: TrainedNetwork, name: str) -> None:
