@@ -10,6 +10,7 @@ import yaml
 from hydra.utils import get_class
 from torch import nn
 
+from mnist_cnn.training.muon import Muon, orthogonal
 from mnist_cnn.training.optimizers import KerasAdam, build_optimizer, build_scheduler
 from tests.conftest import CONF, configured, train_command
 
@@ -187,3 +188,38 @@ def test_a_run_whose_schedule_depends_on_its_length_keeps_it() -> None:
     outcome = train_command("resume=run", "trainer.max_epochs=3")
     assert outcome.status == 2
     assert "trainer.max_epochs can't be changed when a run is resumed (it was 2, and the scheduler" in outcome.err
+
+
+@pytest.mark.parametrize("shape", [(16, 9), (10, 400), (64, 288), (30, 30)])
+def test_muon_makes_a_kernel_move_alike_in_all_directions(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    turned = orthogonal(matrix)
+    values = torch.linalg.svdvals(turned)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    assert float((u @ v - turned).abs().max()) < 0.35
+
+
+def test_muon_takes_steps_of_orthogonal_kernels_and_leaves_the_rest_to_adamw() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3)).to(memory_format=torch.channels_last)
+    kernel, *others = network.parameters()
+    copies = [nn.Parameter(value.detach().clone()) for value in others]
+    muon = Muon(network.parameters(), 1e-2, (0.9, 0.99), 1e-8, 0.5)
+    decaying = [{"params": [copies[1]], "weight_decay": 0.5}, {"params": [copies[0], copies[2]], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(decaying, 1e-2, (0.9, 0.99), 1e-8)
+    momentum = torch.zeros(4, 9)
+    for _ in range(3):
+        gradients = [torch.randn_like(value) for value in network.parameters()]
+        for value, gradient in zip(network.parameters(), gradients, strict=True):
+            value.grad = gradient
+        for copy, gradient in zip(copies, gradients[1:], strict=True):
+            copy.grad = gradient.clone()
+        momentum = 0.9 * momentum + 0.1 * gradients[0].flatten(1)
+        step = orthogonal(0.1 * gradients[0].flatten(1) + 0.9 * momentum).view(4, 1, 3, 3)
+        expected = kernel.detach() * (1 - 0.5e-2) - 1e-2 * 0.2 * 3 * step
+        muon.step()
+        adamw.step()
+        assert torch.allclose(kernel, expected, atol=1e-4)
+        assert all(torch.allclose(value, copy, atol=1e-6) for value, copy in zip(others, copies, strict=True))

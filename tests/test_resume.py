@@ -74,7 +74,8 @@ RECIPES = {
         "callbacks=ema", "optimizer=adamw", "optimizer.decay_kernels_only=true", "scheduler=onecycle",
     ),
     "averaged later, one by one": (
-        "model=dropout", "callbacks=swa", "callbacks.averaging.first_epoch=2", "+trainer.gradient_clip_val=1.0",
+        "model=dropout", "optimizer=muon", "callbacks=swa", "callbacks.averaging.first_epoch=2",
+        "+trainer.gradient_clip_val=1.0",
         "+callbacks.rates._target_=mnist_cnn.training.callbacks.DropoutSchedule",
     ),
     "without validation": ("model=mlp", "data.val_fraction=0", "callbacks=ema", "callbacks.averaging.decay=0.9"),

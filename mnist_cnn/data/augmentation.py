@@ -64,8 +64,7 @@ class Augmentation:
         fields[:, 0, 2], fields[:, 1, 2] = shift_x * config.shift, shift_y * config.shift
         if config.elastic:
             fields[:, :, 3:].normal_(std=config.elastic, generator=generator)
-        scaled: Tensor = fields * torch.tensor([[2 / width], [2 / height]])
-        return scaled
+        return fields * torch.tensor([[2 / width], [2 / height]])
 
     def _draw_rectangles(self, generator: torch.Generator) -> Tensor:
         """(count, 4): left, top, right and bottom of what is erased, in fractions of the sides; nothing where equal."""
@@ -87,4 +86,5 @@ def _inside(rectangles: Tensor, height: int, width: int) -> Tensor:
     left, top, right, bottom = rectangles.T[:, :, None]
     x, y = ((torch.arange(side, device=rectangles.device) + 0.5) / side for side in (width, height))
     columns, rows = (x >= left) & (x < right), (y >= top) & (y < bottom)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    inside: Tensor = rows[:, :, None] & columns[:, None, :]
+    return inside[:, None]

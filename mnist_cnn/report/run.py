@@ -22,6 +22,7 @@ class Run:
     trained: TrainedNetwork
     history: list[EpochRow]  # one for each epoch
     interrupted: bool
+    accelerator: str  # what it was trained on: cpu, cuda or mps
     images_per_epoch: int
     train_images: Images
     augmented_images: Images | None  # the first of them as the first epoch showed them; None: as they are
@@ -68,6 +69,7 @@ class Run:
             "epochs": len(self.history),
             "best_epoch": self.best_epoch,
             "interrupted": self.interrupted,
+            "accelerator": self.accelerator,
             "parameters": self.trained.network.parameter_count,
             "val/accuracy": self.val and self.val.accuracy,
             "val/loss": self.val and self.val.loss,

@@ -46,6 +46,7 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         trained=trained,
         history=history.rows,
         interrupted=trainer.interrupted,
+        accelerator=trainer.strategy.root_device.type,
         images_per_epoch=min(
             len(data.train),
             int(trainer.num_training_batches) * data.config.batch_size * data.batches_at_once * trainer.world_size,

@@ -39,7 +39,7 @@ _IDENTITY = {"data": "name", "model": "layers", "optimizer": "_target_", "schedu
 _TRUSTED = ("torch.optim.", "lightning.pytorch.callbacks.", "lightning.pytorch.loggers.",
             "mnist_cnn.training.callbacks.AveragedWeights", "mnist_cnn.training.callbacks.BestAndLast",
             "mnist_cnn.training.callbacks.DropoutSchedule", "mnist_cnn.training.log.CSVLog",
-            "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
+            "mnist_cnn.training.muon.Muon", "mnist_cnn.training.optimizers.KerasAdam")  # fmt: skip
 # Further arguments of the Trainer that a run folder may have by itself.
 _TRAINER_ARGUMENTS = (
     "accumulate_grad_batches", "benchmark", "detect_anomaly", "gradient_clip_algorithm", "gradient_clip_val",

@@ -1,0 +1,169 @@
+"""Trains recipes with several seeds, and makes the table and the plot of accuracy against time from their run folders.
+
+    python benchmarks/recipes.py runs/recipes                     # trains what is missing; stop it and go on any time
+    python benchmarks/recipes.py runs/recipes fast strong         # these recipes only
+    python benchmarks/recipes.py runs/recipes --train 0           # from the runs that are there
+    python benchmarks/recipes.py runs/recipes --jobs 8 trainer=cuda
+
+A run lies in FOLDER/RECIPE/SEED. The seeds are 0 to n−1, and none is left out. The test accuracy is that of a run's
+own result: of the epoch chosen on validation images, or of the last one where the recipe has none. Seconds are the
+median over the runs on a CPU, from the first step to the end of the last epoch, validation included.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+# The recipes in the order of the table, with the number of seeds of each.
+SEEDS = {
+    "fast": 20, "micro": 10, "tiny_strong": 10, "strong": 10, "accurate": 10,
+    "baseline": 5, "tiny": 5, "deep": 5, "dropout": 5, "mlp": 5,
+}  # fmt: skip
+# What others have published: seconds, test accuracy in %, and where it is from.
+PUBLISHED = [
+    (0.76, 99.0, "T. Tuna, GTX 1660 Ti"),
+    (172.0, 99.185, "PyTorch's example, GTX 1660 Ti"),
+]
+
+
+def train(folder: Path, recipe: str, seed: int, settings: Sequence[str], threads: int) -> str | None:
+    """Train a recipe with a seed unless that is done, from where it was stopped; returns what went wrong."""
+    run = folder / recipe / str(seed)
+    if (run / "metrics.json").exists():
+        return None
+    half_done = any((run / "checkpoints").glob("*.ckpt"))
+    what = [f"resume={run}"] if half_done else [f"experiment={recipe}", f"seed={seed}", f"run_dir={run}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else dict(os.environ)
+    print(f"{recipe}, seed {seed}", file=sys.stderr)
+    done = subprocess.run(
+        [sys.executable, "train.py", *what, *settings], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+
+
+def summary(folder: Path, recipe: str) -> dict[str, Any] | None:
+    """What the table shows of a recipe, accuracies in %; None if it has no finished run."""
+    runs = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{recipe}/*/metrics.json"))]
+    runs = [run for run in runs if run["seed"] < SEEDS[recipe] and not run["interrupted"]]
+    if not runs:
+        return None
+    tests = [100 * run["test/accuracy"] for run in runs]
+    vals = [100 * run["val/accuracy"] for run in runs if run["val/accuracy"] is not None]
+    seconds = [run["fit_seconds"] for run in runs if run.get("accelerator") == "cpu"]
+    return {
+        "recipe": recipe,
+        "parameters": runs[0]["parameters"],
+        "epochs": max(run["epochs"] for run in runs),
+        "n": len(runs),
+        "mean": statistics.mean(tests),
+        "std": statistics.stdev(tests) if len(tests) > 1 else None,
+        "min": min(tests),
+        "max": max(tests),
+        "loss": statistics.mean(run["test/loss"] for run in runs),
+        "val": statistics.mean(vals) if vals else None,
+        "seconds": statistics.median(seconds) if seconds else None,
+        "timed": len(seconds),
+        "best_val_seed": max(runs, key=lambda run: (run["val/accuracy"] or 0, -run["seed"]))["seed"] if vals else None,
+        "test": {run["seed"]: round(value, 4) for run, value in zip(runs, tests, strict=True)},
+    }
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| `experiment=` | parameters | epochs | n | test accuracy, mean ± std | min – max | validation | seconds |",
+        "|---|---:|---:|---:|---|---|---|---:|",
+    ]
+    for row in rows:
+        spread = f" ± {row['std']:.3f}" if row["std"] is not None else ""
+        val = f"{row['val']:.2f} %" if row["val"] is not None else "–"
+        seconds = f"{row['seconds']:,.{0 if row['seconds'] >= 10 else 1}f}" if row["seconds"] is not None else "–"
+        lines.append(
+            f"| `{row['recipe']}` | {row['parameters']:,} | {row['epochs']} | {row['n']} | {row['mean']:.3f}{spread} % "
+            f"| {row['min']:.2f} – {row['max']:.2f} | {val} | {seconds} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Mean test accuracy against training time; the axis of accuracy is one of errors, from many to few."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    ours = {"fast", "micro", "tiny_strong", "strong", "accurate"}
+    for is_ours, colour, label in (
+        (True, "#1f5fa8", "recipes of this project"),
+        (False, "#8a94a3", "published recipes, here"),
+    ):
+        points = [row for row in rows if (row["recipe"] in ours) == is_ours and row["seconds"] is not None]
+        if points:
+            x, errors = [row["seconds"] for row in points], [100 - row["mean"] for row in points]
+            axes.errorbar(x, errors, [row["std"] or 0 for row in points], fmt="o", color=colour, capsize=3, label=label)
+        for row in points:
+            axes.annotate(
+                f"{row['recipe']}, {row['parameters']:,}", (row["seconds"], 100 - row["mean"]), (6, 5),
+                textcoords="offset points", fontsize=8, color=colour,
+            )  # fmt: skip
+    for seconds, accuracy, name in PUBLISHED:
+        axes.plot(seconds, 100 - accuracy, "D", color="#d9730d")
+        axes.annotate(
+            name, (seconds, 100 - accuracy), (6, -11), textcoords="offset points", fontsize=8, color="#d9730d"
+        )
+    axes.set(xscale="log", yscale="log", xlabel="seconds of training on 2 cores (log scale)", ylabel="test accuracy, %")
+    ticks = [3, 2, 1, 0.5, 0.3, 0.2]
+    axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return figure
+
+
+def main() -> int:
+    """Read the arguments, train, and write the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "arguments", nargs="*", metavar="RECIPE|SETTING", help="recipes (all), and settings of each run"
+    )
+    parser.add_argument("--train", type=int, metavar="N", help="train at most the seeds below N; 0: train nothing")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread if more than one (1)")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.svg, such as docs/recipes")
+    options = parser.parse_args()
+    recipes = [name for name in options.arguments if "=" not in name] or list(SEEDS)
+    settings = [setting for setting in options.arguments if "=" in setting]
+    if unknown := set(recipes) - set(SEEDS):
+        parser.error(f"no such recipe: {', '.join(sorted(unknown))}")
+    folder = options.folder.resolve()
+    wanted = [
+        (recipe, seed)
+        for recipe in recipes
+        for seed in range(SEEDS[recipe] if options.train is None else min(options.train, SEEDS[recipe]))
+    ]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        threads = 1 if options.jobs > 1 else 0
+        outcomes = pool.map(lambda run: train(folder, run[0], run[1], settings, threads), wanted)
+        failures = [
+            f"{recipe}, seed {seed}: {why}" for (recipe, seed), why in zip(wanted, outcomes, strict=True) if why
+        ]
+    rows = [row for recipe in recipes if (row := summary(folder, recipe))]
+    print(table(rows))
+    if options.output:
+        options.output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        plot(rows).savefig(options.output.with_suffix(".svg"), metadata={"Date": None})
+    print("\n".join(failures), file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
