@@ -1,19 +1,22 @@
 """Callbacks that are parts of a recipe: averaged weights, and dropout that grows from epoch to epoch."""
 
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch import Tensor, nn
 
 
 class AveragedWeights(WeightAveraging):
     """Keeps an average of the weights over the steps; it is what is validated, kept in checkpoints and tested.
 
-    With a `decay` the average is exponential (EMA): a step counts `decay` times as much as the one after it. With
-    `decay` null, all steps count alike (SWA, Izmailov et al. 2018). It begins with the epoch `first_epoch`, counted
-    from 1; before that it is the weights themselves. The moving averages of batch normalisation are averaged as well.
+    With a `decay` the average is exponential (EMA): a step counts `decay` times as much as the one after it. The first
+    steps are averaged over a tenth of the steps so far, or the initial weights would count for long (as in TensorFlow's
+    ExponentialMovingAverage). With `decay` null, all steps count alike (SWA, Izmailov et al. 2018). The average begins
+    with the epoch `first_epoch`, counted from 1; before that it is the weights themselves. The moving averages of batch
+    normalisation are averaged as well.
     `last.ckpt` also holds the weights that training continues from. ValueError if an argument is out of range.
     """
 
@@ -23,8 +26,7 @@ class AveragedWeights(WeightAveraging):
         if first_epoch < 1:
             raise ValueError("first_epoch must be at least 1")
         self._first_epoch = first_epoch
-        average = get_swa_multi_avg_fn() if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        super().__init__(multi_avg_fn=average)
+        super().__init__(multi_avg_fn=_mean if decay is None else partial(_exponential, decay))
 
     def follow(self, module: pl.LightningModule, step: int) -> None:
         """Take the weights after an optimiser step, counted from 1, into the average."""
@@ -58,6 +60,17 @@ class AveragedWeights(WeightAveraging):
         """Until the average begins, have it be the weights: Lightning would leave it at the initial ones."""
         if self._average_model is not None and self._average_model.n_averaged == 0:
             self._average_model.module.load_state_dict(module.state_dict())
+
+
+@torch.no_grad()
+def _exponential(decay: float, averages: list[Tensor], weights: list[Tensor], taken: Tensor) -> None:
+    steps = int(taken)
+    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+
+@torch.no_grad()
+def _mean(averages: list[Tensor], weights: list[Tensor], taken: Tensor) -> None:
+    torch._foreach_lerp_(averages, weights, 1 / (1 + int(taken)))
 
 
 class DropoutSchedule(Callback):
