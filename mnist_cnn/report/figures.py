@@ -62,20 +62,16 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     worst = evaluation.mistakes(MISTAKES)
     arrow = " →\n" if _wordy(evaluation.classes) else " → "
     titles = [f"{mistake.true}{arrow}{mistake.predicted}\n{mistake.probability:.1%}" for mistake in worst]
-    return _gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
+    return gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
 def samples(images: Images, classes: Sequence[str]) -> Figure:
     """The first images with their classes."""
     titles = [classes[label] for label in images.labels[:SAMPLES]]
-    return _gallery(images.images[:SAMPLES], titles, columns=5 if _wordy(classes) else 10)
+    return gallery(images.images[:SAMPLES], titles, columns=5 if _wordy(classes) else 10)
 
 
-def _wordy(classes: Sequence[str]) -> bool:
-    return max(map(len, classes)) > 3
-
-
-def _gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
+def gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
     """Images (N, C, H, W) in rows, each under its title, in one Axes: fifty Axes would take seconds to lay out."""
     rows = max(math.ceil(len(images) / columns), 1)
     channels, height, width = images.shape[1:]
@@ -102,3 +98,7 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=160)
     return stream.getvalue()
+
+
+def _wordy(classes: Sequence[str]) -> bool:
+    return max(map(len, classes)) > 3
