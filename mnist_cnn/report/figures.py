@@ -75,7 +75,7 @@ def gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
     """Images (N, C, H, W) in rows, each under its title, in one Axes: fifty Axes would take seconds to lay out."""
     rows = max(math.ceil(len(images) / columns), 1)
     channels, height, width = images.shape[1:]
-    text = 0.24 * columns / 5 * height * (1 + max((title.count("\n") for title in titles), default=0))
+    text = 0.24 * columns / 5 * width * (1 + max((title.count("\n") for title in titles), default=0))
     cell, gap = int(height + text), width // 7  # in pixels of the images
     canvas = images.new_full((rows * cell, columns * (width + gap), channels), 0 if channels == 1 else 255)
     figure = Figure(figsize=(5, 5 * canvas.shape[0] / canvas.shape[1]))

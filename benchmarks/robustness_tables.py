@@ -1,0 +1,144 @@
+"""Writes the Markdown tables of the robustness benchmark."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from corruptions import CORRUPTIONS
+from robustness_measures import Calibration, always_wrong, pairwise_agreement, unanimous
+from robustness_recipes import CLEAN, Recipe
+from robustness_sheets import answers
+from torch import Tensor
+
+HEAD = """# Robustness
+
+Made by `benchmarks/robustness.py` from the best checkpoint of each run. The corruptions are in the manner of MNIST-C
+(Mu and Gilmer 2019), each of one strength."""
+
+_MOST = 40  # lines in a table of mistakes
+
+
+def corruptions(recipes: Sequence[Recipe]) -> str:
+    """Accuracy under each corruption, and the mean over all of them."""
+    rows = [
+        [name.replace("_", " "), *(_percent(one.accuracy[name]) for one in recipes)] for name in (CLEAN, *CORRUPTIONS)
+    ]
+    means = [
+        _percent([statistics.fmean(run) for run in zip(*(one.accuracy[name] for name in CORRUPTIONS), strict=True)])
+        for one in recipes
+    ]
+    title = "Test accuracy under corruptions, in %: mean ± standard deviation over the seeds"
+    return _table(title, ["corruption", *(one.name for one in recipes)], [*rows, ["mean of the fifteen", *means]])
+
+
+def calibration(recipes: Sequence[Recipe]) -> str:
+    """Likelihood and calibration error before and after temperature scaling."""
+    columns: list[tuple[str, Callable[[Calibration], float], int]] = [
+        ("temperature", lambda one: one.temperature, 3),
+        ("NLL", lambda one: one.nll, 4),
+        ("scaled", lambda one: one.scaled_nll, 4),
+        ("ECE, %", lambda one: 100 * one.ece, 2),
+        ("scaled", lambda one: 100 * one.scaled_ece, 2),
+    ]
+    rows = [
+        [one.name, *(_spread([of(run) for run in one.calibration], digits) for _, of, digits in columns)]
+        for one in recipes
+    ]
+    title = (
+        "Calibration on the test images, before and after temperature scaling (Guo et al. 2017), fitted on each run's "
+        "own validation images: negative log-likelihood in nats, expected calibration error in 15 bins"
+    )
+    return _table(title, ["recipe", *(name for name, _, _ in columns)], rows)
+
+
+def agreement(recipes: Sequence[Recipe], labels: Tensor) -> str:
+    """How often the seeds of each recipe give the same class, and how many images all of them get wrong."""
+    rows = []
+    for one in recipes:
+        predicted = torch.stack(one.predicted)
+        several = len(predicted) > 1
+        cells = [f"{100 * of(predicted):.2f}" if several else "–" for of in (unanimous, pairwise_agreement)]
+        rows.append([one.name, one.runs[0].model, f"{one.runs[0].network.parameter_count:,}", str(len(predicted))])
+        rows[-1] += [_percent(one.accuracy[CLEAN]), *cells, f"{len(always_wrong(predicted, labels)):,}"]
+    heads = ["recipe", "model", "parameters", "seeds", "accuracy, %", "all seeds agree, %", "two seeds agree, %"]
+    return _table("Agreement of the seeds on the test images", [*heads, "images that every seed gets wrong"], rows)
+
+
+def wrong(recipes: Sequence[Recipe], indices: Sequence[int], labels: Tensor, classes: Sequence[str]) -> str:
+    """The test images at these indices, their labels, and the answers of each recipe."""
+    rows = [
+        [f"{index:,}", classes[int(labels[index])]]
+        + [answers(classes[int(run[index])] for run in one.predicted) for one in recipes]
+        for index in indices[:_MOST]
+    ]
+    title = f"Test images that every seed of {', '.join(one.name for one in recipes)} gets wrong: {len(indices):,}"
+    heads = ["image, counted from 0", "label", *(one.name for one in recipes)]
+    return _table(title + _first(len(indices)), heads, rows) if rows else title
+
+
+def pictures(recipes: Sequence[Recipe], kinds: Mapping[str, str]) -> str:
+    """How many of people's pictures are classified correctly, by kind; a picture that `kinds` lacks is an "other"."""
+    files = sorted(recipes[0].answers)
+    by_kind: dict[str, list[str]] = {}
+    for file in files:
+        by_kind.setdefault(kinds.get(file, "other"), []).append(file)
+    rows = [[kind, f"{len(some)}", *_right(recipes, some)] for kind, some in [*sorted(by_kind.items()), ("all", files)]]
+    title = "Pictures that people made, classified correctly: mean ± standard deviation over the seeds"
+    return _table(title, ["kind", "pictures", *(one.name for one in recipes)], rows)
+
+
+def failures(recipes: Sequence[Recipe]) -> str:
+    """The pictures that any run gets wrong, with the answers of each recipe."""
+    names = sorted(failed(recipes))
+    title = f"Pictures that some run gets wrong: {len(names)}"
+    rows = [[name, *(answers(one.answers[name]) for one in recipes)] for name in names[:_MOST]]
+    return _table(title + _first(len(names)), ["file", *(one.name for one in recipes)], rows) if rows else title
+
+
+def failed(recipes: Iterable[Recipe]) -> dict[str, list[str]]:
+    """The answers of all runs to each picture that any of them gets wrong, by the name of its file."""
+    given: dict[str, list[str]] = {}
+    for recipe in recipes:
+        for name, some in recipe.answers.items():
+            given.setdefault(name, []).extend(some)
+    return {name: some for name, some in given.items() if set(some) != {name[0]}}
+
+
+def kinds(folder: Path) -> dict[str, str]:
+    """The kind of each picture in a folder by its file name, from `pictures.json`; empty where there is none."""
+    file = folder / "pictures.json"
+    return {entry["file"]: entry["kind"] for entry in json.loads(file.read_text())} if file.exists() else {}
+
+
+def _right(recipes: Sequence[Recipe], files: Sequence[str]) -> list[str]:
+    """The number of these pictures that the runs of each recipe classify correctly."""
+    cells = []
+    for one in recipes:
+        runs = zip(*(one.answers[file] for file in files), strict=True)
+        right = [sum(answer == file[0] for answer, file in zip(run, files, strict=True)) for run in runs]
+        cells.append(_spread(right, 1) if len(right) > 1 else f"{right[0]}")
+    return cells
+
+
+def _percent(values: Sequence[float]) -> str:
+    return _spread([100 * value for value in values], 2)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean ± sample standard deviation; the mean alone of one value, and a dash where there is none."""
+    if not values:
+        return "–"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def _first(count: int) -> str:
+    return f" (the first {_MOST} are shown)" if count > _MOST else ""
+
+
+def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    lines.insert(1, f"|---{'|---:' * (len(heads) - 1)}|")
+    return "\n".join([f"{title}", "", *lines])
