@@ -53,7 +53,7 @@ def report(options: argparse.Namespace, recipes: Sequence[Recipe]) -> str:
     predicted = torch.cat([torch.stack(recipe.predicted) for recipe in named])
     wrong = always_wrong(predicted, test.labels).tolist()
     if options.wrong:
-        given = {index: [classes[label] for label in predicted[:, index].tolist()] for index in wrong}
+        given = {index: [answer for recipe in named for answer in recipe.answers_to(index)] for index in wrong}
         _write(options.wrong, grey_png(wrong_sheet(test, given, classes)))
     parts = [
         tables.corruptions(recipes),
@@ -101,7 +101,7 @@ def classify(recipes: Sequence[Recipe], folder: Path) -> None:
             for run in recipe.runs:
                 for prediction in predict(run, [folder]):
                     answer = prediction.digit if prediction.error is None else "error"
-                    recipe.answers.setdefault(Path(prediction.file).name, []).append(answer)
+                    recipe.pictures.setdefault(Path(prediction.file).name, []).append(answer)
 
 
 def _dataset(wanted: str | None, recipes: Sequence[Recipe]) -> str:

@@ -26,7 +26,11 @@ class Recipe:
     accuracy: dict[str, list[float]] = field(default_factory=dict)  # by corruption
     predicted: list[Tensor] = field(default_factory=list)  # (N,) classes of the test images
     calibration: list[Calibration] = field(default_factory=list)  # empty where the validation images are not known
-    answers: dict[str, list[str]] = field(default_factory=dict)  # to people's pictures, by the name of the file
+    pictures: dict[str, list[str]] = field(default_factory=dict)  # the answers to each, by the name of its file
+
+    def answers_to(self, index: int) -> list[str]:
+        """The class that each run gives to the test image at this index."""
+        return [run.classes[int(predicted[index])] for run, predicted in zip(self.runs, self.predicted, strict=True)]
 
     def to_dict(self, labels: Tensor) -> dict[str, Any]:
         """The measurements as primitives; `labels` are those of the test images."""
@@ -40,7 +44,7 @@ class Recipe:
             "all_agree": unanimous(predicted) if len(predicted) > 1 else None,
             "pairwise_agreement": pairwise_agreement(predicted) if len(predicted) > 1 else None,
             "always_wrong": always_wrong(predicted, labels).tolist(),
-            "pictures": self.answers,
+            "pictures": self.pictures,
         }
 
 

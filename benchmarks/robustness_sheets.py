@@ -44,9 +44,9 @@ def corruption_sheet(images: Images) -> Figure:
     columns = {"none": batch, **{name: corrupt(name, batch) for name in CORRUPTIONS}}
     height, width, gap = *images.images.shape[2:], 2
     canvas = torch.full((len(first) * (height + gap) - gap, len(columns) * (width + gap) - gap), 200, dtype=torch.uint8)
-    size = (canvas.shape[0] + width) / _DOTS, canvas.shape[1] / _DOTS  # there is room for the names at the top
-    figure = Figure(figsize=size[::-1])
-    axes = figure.add_axes((0, 0, 1, canvas.shape[0] / (canvas.shape[0] + width)))
+    with_names = canvas.shape[0] + 16
+    figure = Figure(figsize=(canvas.shape[1] / _DOTS, with_names / _DOTS))
+    axes = figure.add_axes((0, 0, 1, canvas.shape[0] / with_names))
     axes.set_axis_off()
     for column, (name, changed) in enumerate(columns.items()):
         left = column * (width + gap)

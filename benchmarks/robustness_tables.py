@@ -69,8 +69,7 @@ def agreement(recipes: Sequence[Recipe], labels: Tensor) -> str:
 def wrong(recipes: Sequence[Recipe], indices: Sequence[int], labels: Tensor, classes: Sequence[str]) -> str:
     """The test images at these indices, their labels, and the answers of each recipe."""
     rows = [
-        [f"{index:,}", classes[int(labels[index])]]
-        + [answers(classes[int(run[index])] for run in one.predicted) for one in recipes]
+        [f"{index:,}", classes[int(labels[index])]] + [answers(one.answers_to(index)) for one in recipes]
         for index in indices[:_MOST]
     ]
     title = f"Test images that every seed of {', '.join(one.name for one in recipes)} gets wrong: {len(indices):,}"
@@ -80,7 +79,7 @@ def wrong(recipes: Sequence[Recipe], indices: Sequence[int], labels: Tensor, cla
 
 def pictures(recipes: Sequence[Recipe], kinds: Mapping[str, str]) -> str:
     """How many of people's pictures are classified correctly, by kind; a picture that `kinds` lacks is an "other"."""
-    files = sorted(recipes[0].answers)
+    files = sorted(recipes[0].pictures)
     by_kind: dict[str, list[str]] = {}
     for file in files:
         by_kind.setdefault(kinds.get(file, "other"), []).append(file)
@@ -93,7 +92,7 @@ def failures(recipes: Sequence[Recipe]) -> str:
     """The pictures that any run gets wrong, with the answers of each recipe."""
     names = sorted(failed(recipes))
     title = f"Pictures that some run gets wrong: {len(names)}"
-    rows = [[name, *(answers(one.answers[name]) for one in recipes)] for name in names[:_MOST]]
+    rows = [[name, *(answers(one.pictures[name]) for one in recipes)] for name in names[:_MOST]]
     return _table(title + _first(len(names)), ["file", *(one.name for one in recipes)], rows) if rows else title
 
 
@@ -101,7 +100,7 @@ def failed(recipes: Iterable[Recipe]) -> dict[str, list[str]]:
     """The answers of all runs to each picture that any of them gets wrong, by the name of its file."""
     given: dict[str, list[str]] = {}
     for recipe in recipes:
-        for name, some in recipe.answers.items():
+        for name, some in recipe.pictures.items():
             given.setdefault(name, []).extend(some)
     return {name: some for name, some in given.items() if set(some) != {name[0]}}
 
@@ -116,7 +115,7 @@ def _right(recipes: Sequence[Recipe], files: Sequence[str]) -> list[str]:
     """The number of these pictures that the runs of each recipe classify correctly."""
     cells = []
     for one in recipes:
-        runs = zip(*(one.answers[file] for file in files), strict=True)
+        runs = zip(*(one.pictures[file] for file in files), strict=True)
         right = [sum(answer == file[0] for answer, file in zip(run, files, strict=True)) for run in runs]
         cells.append(_spread(right, 1) if len(right) > 1 else f"{right[0]}")
     return cells
