@@ -17,7 +17,7 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.inference import pictures
 from mnist_cnn.report.figures import gallery, png
 
-MOST = 60  # images on a sheet
+_MOST = 60  # images on a sheet
 _DOTS = 160 / 3  # pixels of the digits to an inch, so that each is 3×3 pixels of the sheet
 _SIDE = 84  # of a picture on the sheet of failures, in pixels
 
@@ -60,14 +60,14 @@ def corruption_sheet(images: Images) -> Figure:
 
 def wrong_sheet(images: Images, given: Mapping[int, Sequence[str]], classes: Sequence[str]) -> Figure:
     """The images at these indices, each under its label and the answers that were given."""
-    shown = list(given)[:MOST]
+    shown = list(given)[:_MOST]
     titles = [f"{classes[int(images.labels[index])]} → {answers(given[index], 2)}" for index in shown]
     return gallery(images.images[shown], titles, columns=5)
 
 
 def failures_sheet(folder: Path, given: Mapping[str, Sequence[str]]) -> Figure:
     """Pictures beside the 28×28 images made of them, under their names and the answers that were given."""
-    shown = list(given)[:MOST]
+    shown = list(given)[:_MOST]
     titles = [f"{Path(name).stem}\n→ {answers(given[name], 2)}" for name in shown]
     return gallery(torch.stack([_beside(folder / name) for name in shown]), titles, columns=3)
 

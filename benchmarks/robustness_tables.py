@@ -29,7 +29,7 @@ def corruptions(recipes: Sequence[Recipe]) -> str:
         _percent([statistics.fmean(run) for run in zip(*(one.accuracy[name] for name in CORRUPTIONS), strict=True)])
         for one in recipes
     ]
-    title = "Test accuracy under corruptions, in %: mean ± standard deviation over the seeds"
+    title = "## Corruptions\n\nTest accuracy in %: mean ± standard deviation over the seeds. `none`: the images as they are."
     return _table(title, ["corruption", *(one.name for one in recipes)], [*rows, ["mean of the fifteen", *means]])
 
 
@@ -38,17 +38,18 @@ def calibration(recipes: Sequence[Recipe]) -> str:
     columns: list[tuple[str, Callable[[Calibration], float], int]] = [
         ("temperature", lambda one: one.temperature, 3),
         ("NLL", lambda one: one.nll, 4),
-        ("scaled", lambda one: one.scaled_nll, 4),
+        ("NLL, scaled", lambda one: one.scaled_nll, 4),
         ("ECE, %", lambda one: 100 * one.ece, 2),
-        ("scaled", lambda one: 100 * one.scaled_ece, 2),
+        ("ECE, scaled, %", lambda one: 100 * one.scaled_ece, 2),
     ]
     rows = [
         [one.name, *(_spread([of(run) for run in one.calibration], digits) for _, of, digits in columns)]
         for one in recipes
     ]
     title = (
-        "Calibration on the test images, before and after temperature scaling (Guo et al. 2017), fitted on each run's "
-        "own validation images: negative log-likelihood in nats, expected calibration error in 15 bins"
+        "## Calibration\n\nNegative log-likelihood (nats) and expected calibration error (15 bins) on the test images, "
+        "before and after temperature scaling (Guo et al. 2017). Each run's temperature is fitted on its validation "
+        "images."
     )
     return _table(title, ["recipe", *(name for name, _, _ in columns)], rows)
 
@@ -62,8 +63,12 @@ def agreement(recipes: Sequence[Recipe], labels: Tensor) -> str:
         cells = [f"{100 * of(predicted):.2f}" if several else "–" for of in (unanimous, pairwise_agreement)]
         rows.append([one.name, one.runs[0].model, f"{one.runs[0].network.parameter_count:,}", str(len(predicted))])
         rows[-1] += [_percent(one.accuracy[CLEAN]), *cells, f"{len(always_wrong(predicted, labels)):,}"]
-    heads = ["recipe", "model", "parameters", "seeds", "accuracy, %", "all seeds agree, %", "two seeds agree, %"]
-    return _table("Agreement of the seeds on the test images", [*heads, "images that every seed gets wrong"], rows)
+    title = (
+        "## Agreement of the seeds\n\nThe share of the test images that get the same class from all seeds of a recipe, "
+        "the share that get it from two seeds (mean over all pairs), and how many images every seed gets wrong."
+    )
+    heads = ["recipe", "model", "parameters", "seeds", "accuracy, %", "all agree, %", "two agree, %", "always wrong"]
+    return _table(title, heads, rows)
 
 
 def wrong(recipes: Sequence[Recipe], indices: Sequence[int], labels: Tensor, classes: Sequence[str]) -> str:
@@ -72,9 +77,10 @@ def wrong(recipes: Sequence[Recipe], indices: Sequence[int], labels: Tensor, cla
         [f"{index:,}", classes[int(labels[index])]] + [answers(one.answers_to(index)) for one in recipes]
         for index in indices[:_MOST]
     ]
-    title = f"Test images that every seed of {', '.join(one.name for one in recipes)} gets wrong: {len(indices):,}"
+    names = ", ".join(one.name for one in recipes)
+    title = f"## Always wrong\n\nTest images that every seed of {names} gets wrong: {len(indices):,}"
     heads = ["image, counted from 0", "label", *(one.name for one in recipes)]
-    return _table(title + _first(len(indices)), heads, rows) if rows else title
+    return _table(title + _shown(len(indices)), heads, rows)
 
 
 def pictures(recipes: Sequence[Recipe], kinds: Mapping[str, str]) -> str:
@@ -84,7 +90,7 @@ def pictures(recipes: Sequence[Recipe], kinds: Mapping[str, str]) -> str:
     for file in files:
         by_kind.setdefault(kinds.get(file, "other"), []).append(file)
     rows = [[kind, f"{len(some)}", *_right(recipes, some)] for kind, some in [*sorted(by_kind.items()), ("all", files)]]
-    title = "Pictures that people made, classified correctly: mean ± standard deviation over the seeds"
+    title = "## People's pictures\n\nNumber classified correctly: mean ± standard deviation over the seeds."
     return _table(title, ["kind", "pictures", *(one.name for one in recipes)], rows)
 
 
@@ -93,7 +99,7 @@ def failures(recipes: Sequence[Recipe]) -> str:
     names = sorted(failed(recipes))
     title = f"Pictures that some run gets wrong: {len(names)}"
     rows = [[name, *(answers(one.pictures[name]) for one in recipes)] for name in names[:_MOST]]
-    return _table(title + _first(len(names)), ["file", *(one.name for one in recipes)], rows) if rows else title
+    return _table(title + _shown(len(names)), ["file", *(one.name for one in recipes)], rows)
 
 
 def failed(recipes: Iterable[Recipe]) -> dict[str, list[str]]:
@@ -133,11 +139,12 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
 
-def _first(count: int) -> str:
-    return f" (the first {_MOST} are shown)" if count > _MOST else ""
+def _shown(count: int) -> str:
+    return f". The first {_MOST} are shown." if count > _MOST else "."
 
 
 def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
-    lines.insert(1, f"|---{'|---:' * (len(heads) - 1)}|")
-    return "\n".join([f"{title}", "", *lines])
+    """Markdown; the title alone where there are no rows."""
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    alignment = f"|---{'|---:' * (len(heads) - 1)}|"
+    return "\n".join([title, "", f"| {' | '.join(heads)} |", alignment, *lines]) if lines else title

@@ -108,6 +108,8 @@ def test_shapes_change_by_as_much_as_is_stated() -> None:
         leaning = (bottom - top)[:, 1] / (bottom - top)[:, 0]
         assert leaning.abs().tolist() == pytest.approx([slope] * 200, rel=0.1), name
         assert set(leaning.sign().tolist()) == {-1, 1}, name
+        ink = [float(images.double().sum()) for images in (corrupt(name, bar()), bar())]
+        assert ink[0] == pytest.approx(ink[1], rel=0.03), name
 
 
 def test_noise_has_the_strength_that_is_stated() -> None:
@@ -163,8 +165,16 @@ def test_scaling_never_changes_a_class_nor_makes_the_validation_likelihood_worse
     sure = logits.argmax(1)
     for labels in (sure, torch.randint(10, (200,), generator=generator), logits.argmin(1)):  # all, some, none right
         temperature = fit_temperature(logits, labels)
-        assert nll(logits, labels, temperature) <= nll(logits, labels)
-        assert torch.equal((logits.double() / temperature).argmax(1), sure)
+        scaled = logits.double() / temperature
+        assert nll(scaled, labels) <= nll(logits, labels)
+        assert torch.equal(scaled.argmax(1), sure)
+
+
+def test_a_network_that_is_calibrated_on_validation_images_is_not_made_worse_by_the_search() -> None:
+    for right in range(2, 10):  # of 10 images, with just that probability
+        logits = torch.tensor([[right / 10, 1 - right / 10]]).log().repeat(10, 1)
+        labels = (torch.arange(10) >= right).long()
+        assert nll(logits, labels, fit_temperature(logits, labels)) <= nll(logits, labels)
 
 
 # --- agreement --------------------------------------------------------------------------------------------------------
