@@ -391,6 +391,41 @@ def test_weights_of_another_type_are_named(
     assert f"its network.0_Conv2D.weight is {dtype}, not torch.float32" in refused(content, tmp_path)
 
 
+def stored_as_float16(content: dict[str, Any]) -> dict[str, Any]:
+    halved = {key: value.half() for key, value in content["state_dict"].items()}
+    metadata = {**content[checkpoint.METADATA_KEY], "weights": "float16"}
+    return {**content, "state_dict": halved, checkpoint.METADATA_KEY: metadata}
+
+
+def test_a_file_that_says_so_stores_float16_and_its_network_computes_in_float32(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.save(stored_as_float16(content), tmp_path / "half.ckpt")
+    trained = checkpoint.load(tmp_path / "half.ckpt")
+    for key, value in trained.network.state_dict().items():
+        assert torch.equal(value, content["state_dict"][f"network.{key}"].half().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"network.5_Dense.bias": torch.zeros(10)}, "its network.5_Dense.bias is torch.float32, not torch.float16"),
+        ({"network.5_Dense.bias": torch.full((10,), 1e5).half()}, "its weights are not finite (infinity in"),
+    ],
+)
+def test_a_file_of_float16_holds_no_other_type_and_no_infinity(
+    content: dict[str, Any], tmp_path: Path, change: dict[str, torch.Tensor], says: str
+) -> None:
+    halved = stored_as_float16(content)
+    halved["state_dict"].update(change)
+    assert says in refused(halved, tmp_path)
+
+
+def test_no_third_type_can_be_asked_for(content: dict[str, Any], tmp_path: Path) -> None:
+    content[checkpoint.METADATA_KEY]["weights"] = "load"
+    assert "`$.weights`" in refused(content, tmp_path)
+
+
 @pytest.mark.parametrize(("bad", "name"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
 def test_weights_of_a_diverged_run_are_refused(content: dict[str, Any], tmp_path: Path, bad: float, name: str) -> None:
     content["state_dict"]["network.5_Dense.bias"][3] = bad

@@ -206,7 +206,7 @@ def _trained_network(content: Mapping[str, Any]) -> TrainedNetwork:
     described = description_of({**metadata, "epoch": content.get("epoch")})
     network = _build(described)
     own = {key: value for key, value in weights.items() if str(key).startswith(_PREFIX)}
-    _check_weights(network, own)
+    own = _checked_weights(network, own, getattr(torch, described.weights))
     try:
         network.load_state_dict({key.removeprefix(_PREFIX): own[key] for key in own}, strict=True, assign=True)
     except RuntimeError as error:  # with a line for each difference
@@ -236,14 +236,21 @@ def _build(described: Description) -> Network:
         raise CheckpointError(f"its network can't be built: {flat(error)}") from error
 
 
-def _check_weights(network: Network, weights: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless the weights have the types of the network's, and are finite numbers."""
-    types = {f"{_PREFIX}{key}": value.dtype for key, value in network.state_dict().items()}
-    for key, value in weights.items():
-        if key not in types or not isinstance(value, torch.Tensor):
+def _checked_weights(network: Network, weights: Mapping[str, Any], stored: torch.dtype) -> dict[str, Any]:
+    """The weights in the network's types. CheckpointError unless they are finite numbers in the types of the file.
+
+    There, what is float32 in the network is `stored`, float32 or float16, and everything else has the network's type.
+    """
+    checked = dict(weights)
+    for key, own in network.state_dict().items():
+        key, expected = f"{_PREFIX}{key}", stored if own.dtype == torch.float32 else own.dtype
+        value = weights.get(key)
+        if not isinstance(value, torch.Tensor):
             continue  # load_state_dict names it
-        if value.dtype != types[key]:
-            raise CheckpointError(f"its {key} is {value.dtype}, not {types[key]}")
+        if value.dtype != expected:
+            raise CheckpointError(f"its {key} is {value.dtype}, not {expected}")
         if not value.isfinite().all():
             kind = "NaN" if value.isnan().any() else "infinity"
             raise CheckpointError(f"its weights are not finite ({kind} in {key}): the run that made it diverged")
+        checked[key] = value.to(own.dtype)
+    return checked

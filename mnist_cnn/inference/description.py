@@ -50,6 +50,7 @@ class Description(msgspec.Struct, frozen=True):
     training: dict[str, Any]
     versions: dict[Name, Name]
     epoch: Annotated[int, Meta(ge=-1, le=10**9)]
+    weights: Literal["float32", "float16"] = "float32"  # how the file stores what is float32 in the network
 
     def __post_init__(self) -> None:
         keras = msgspec.convert(self.training.get("keras", {}), KerasFacts)
