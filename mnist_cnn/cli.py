@@ -25,6 +25,7 @@ _COMMANDS = """\
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
   predict       say which digit a picture shows
+  models        list the trained networks that come with this package
 
 exchange networks with Keras
   import-keras  make a checkpoint from a Keras model (.keras, .h5, .hdf5)
@@ -100,10 +101,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "paths", metavar="[CKPT_OR_RUN] PICTURE", nargs="+",
-        help="pictures, folders of pictures, or - for one on standard input; before them, a checkpoint or a run folder "
-        "(default: the newest run in runs/)",
+        help="pictures, folders of pictures, or - for one on standard input; before them, a checkpoint, a run folder, "
+        "or a network that mnist-cnn models lists (default: accurate)",
     )  # fmt: skip
     _add_json(predict, "print one line of JSON for each picture")
+
+    models = command("models", _models, "List the trained networks that come with this package, or describe one.")
+    models.add_argument("name", metavar="NAME", nargs="?", help="the network to describe: print its model card")
+    _add_json(models)
 
     import_keras = command(
         "import-keras",
@@ -144,7 +149,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_checkpoint(command: argparse.ArgumentParser) -> None:
-    command.add_argument("checkpoint", metavar="CKPT_OR_RUN", help="a checkpoint, or a run folder (its best one)")
+    command.add_argument(
+        "checkpoint", metavar="CKPT_OR_RUN",
+        help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists",
+    )  # fmt: skip
 
 
 def _add_json(command: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:
@@ -196,20 +204,20 @@ def _mirror(option: str | None, dataset: str) -> str | None:
 
 def _predict(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.inference import checkpoint
+        from mnist_cnn.inference import box, checkpoint
         from mnist_cnn.inference.predict import predict
 
     first, *others = options.paths
     if not all(options.paths):
         raise ConfigError("the name of a picture is empty.")
-    if first.endswith(".ckpt") or (Path(first) / "checkpoints").is_dir():
+    if checkpoint.is_meant(first):
+        _, trained = checkpoint.load_kept(first)
         if not others:
             raise ConfigError(f"no picture given: mnist-cnn predict {one_line(first)} PICTURE")
-        _, trained = checkpoint.load_kept(first)
     else:
         others = options.paths
-        file, trained = checkpoint.load_kept(checkpoint.newest(Path("runs")))
-        print(f"using {one_line(file)}", file=sys.stderr)
+        trained = checkpoint.load(box.find(box.DEFAULT))
+        print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
     any_failed = False
     for prediction in predict(trained, [Path(path) for path in others]):
         any_failed |= prediction.error is not None
@@ -220,6 +228,22 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             failed(prediction.error)
     return 1 if any_failed else 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from mnist_cnn.inference import box
+
+    if options.name is not None:
+        card = box.card(options.name)
+        if options.json:
+            print_json(card.to_dict())
+        else:
+            print(box.text(options.name))
+    elif options.json:
+        print_json({name: box.card(name).to_dict() for name in box.names()})
+    else:
+        print(box.table())
+    return 0
 
 
 def _import_keras(options: argparse.Namespace) -> int:

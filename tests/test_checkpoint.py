@@ -472,17 +472,3 @@ def test_the_last_epoch_replaces_a_damaged_best_one_with_a_warning(
         checkpoint.load_kept(run)
     assert str(best) in str(both.value)
     assert str(last) in str(both.value)
-
-
-def test_the_newest_run_may_have_only_a_last_checkpoint_or_a_damaged_best_one(run: Path) -> None:
-    older = run.parent / "older" / "checkpoints"
-    older.mkdir(parents=True)
-    (older / "last.ckpt").write_text("")
-    os.utime(older / "last.ckpt", (1, 1))
-    (older / "best.ckpt").symlink_to("nowhere")
-    cut(run / "checkpoints" / "best.ckpt")
-    assert checkpoint.newest(run.parent) == run
-    (run / "checkpoints" / "best.ckpt").unlink()
-    assert checkpoint.newest(run.parent) == run
-    shutil.rmtree(run)
-    assert checkpoint.newest(run.parent) == older.parent

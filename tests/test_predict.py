@@ -260,19 +260,6 @@ def test_the_pictures_before_standard_input_are_classified_before_it_is_read(
     ]
 
 
-def test_without_a_checkpoint_the_newest_run_is_used_and_named(
-    digits_run: Path, sevens: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", str(sevens)]) == 1
-    assert "train one: python train.py" in capsys.readouterr().err
-    shutil.copytree(digits_run, "runs/mine")
-    assert main(["predict", str(sevens / "a.png")]) == 0
-    said = capsys.readouterr()
-    assert "runs/mine/checkpoints/best.ckpt" in said.err
-    assert said.out.count("\n") == 1
-    assert "a.png" in said.out
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
@@ -362,9 +349,9 @@ def test_predict_uses_the_last_epoch_where_the_best_checkpoint_is_damaged(
 ) -> None:
     shutil.copytree(digits_run, "runs/mine")
     (Path("runs/mine/checkpoints/best.ckpt")).write_text("damaged")
-    assert main(["predict", str(sevens / "a.png")]) == 0
+    assert main(["predict", "runs/mine", str(sevens / "a.png")]) == 0
     said = capsys.readouterr()
     assert said.err.startswith("warning: runs/mine/checkpoints/best.ckpt: ")
-    assert said.err.endswith("using runs/mine/checkpoints/last.ckpt\n")
+    assert said.err.endswith("Using the last epoch instead: runs/mine/checkpoints/last.ckpt\n")
     assert main(["predict", "runs/mine", str(sevens / "a.png")]) == 0
     assert capsys.readouterr().out == said.out

@@ -4,10 +4,10 @@ A checkpoint is a Lightning checkpoint with a description of itself under METADA
 """
 
 import io
+import os
 import platform
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,9 @@ import torch
 
 from mnist_cnn import __version__
 from mnist_cnn.data.images import Preprocessing
-from mnist_cnn.errors import CheckpointError, ConfigError, flat, one_line
+from mnist_cnn.errors import CheckpointError, ConfigError, did_you_mean, flat, one_line
 from mnist_cnn.files import write_file
+from mnist_cnn.inference import box
 from mnist_cnn.inference.checkpoint_file import read_content
 from mnist_cnn.inference.description import Description, description_of
 from mnist_cnn.network import Network, build_network
@@ -29,8 +30,8 @@ FORMAT = 2  # the version of the metadata
 
 # Files that people pass where a checkpoint is wanted; they are told to import them first.
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
+PREFIX = "network."  # of the weights' names, which are those of the Lightning module
 _KEPT = ("best.ckpt", "last.ckpt")  # by a run, in its folder `checkpoints`
-_PREFIX = "network."  # of the weights' names, which are those of the Lightning module
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def save(path: Path, trained: TrainedNetwork) -> None:
     )  # fmt: skip
     content = {
         METADATA_KEY: metadata,
-        "state_dict": {f"{_PREFIX}{key}": value for key, value in trained.network.state_dict().items()},
+        "state_dict": {f"{PREFIX}{key}": value for key, value in trained.network.state_dict().items()},
         "epoch": trained.epoch - 1,
         "global_step": 0,
         "pytorch-lightning_version": version("lightning"),
@@ -112,20 +113,18 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint at a path: the file itself, or the best checkpoint of a run folder; CheckpointError if none."""
+    """The checkpoint that is meant: a file, the best checkpoint of a run folder, or a network in the box by its name.
+
+    Only a text may be such a name, and a file or folder of this name goes first. CheckpointError if nothing is found.
+    """
     return _candidates(path)[0]
 
 
-def newest(runs: Path) -> Path:
-    """The run folder in a folder of runs whose checkpoints are the most recent; CheckpointError if there is none."""
-    found: dict[Path, float] = {}
-    for name in _KEPT:
-        for file in runs.glob(f"**/checkpoints/{name}"):
-            with suppress(OSError):  # a link to nowhere
-                found[file.parent.parent] = max(file.stat().st_mtime, found.get(file.parent.parent, 0))
-    if not found:
-        raise CheckpointError(f"no checkpoint given, and no run in {one_line(runs)}/; train one: python train.py")
-    return max(found, key=lambda run: found[run])
+def is_meant(word: str) -> bool:
+    """Whether a word in front of pictures names a checkpoint, a run folder or a network in the box, or nearly does."""
+    if word.endswith(".ckpt") or (Path(word) / "checkpoints").is_dir():
+        return True
+    return not (os.path.lexists(word) or "." in word) and bool(did_you_mean(word, box.names()))
 
 
 def load(path: str | Path) -> TrainedNetwork:
@@ -134,7 +133,7 @@ def load(path: str | Path) -> TrainedNetwork:
 
 
 def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
-    """Read a checkpoint file, or `best.ckpt` of a run folder, onto the CPU; returns the file that was read as well.
+    """Read the checkpoint that `find` finds onto the CPU; returns the file that was read as well.
 
     If `best.ckpt` can't be used, `last.ckpt` is read instead, and a line on standard error says so.
     CheckpointError if no file can be used.
@@ -177,16 +176,24 @@ def trained_network(content: Mapping[str, Any], file: Path) -> TrainedNetwork:
 
 
 def _candidates(path: str | Path) -> list[Path]:
-    """The file itself, or the checkpoints of a run folder, the best one first; CheckpointError if there is none."""
+    """The file that `find` describes, or the checkpoints of a run folder, the best one first."""
     if not str(path):
         raise CheckpointError("the path of the checkpoint is empty.")
-    path = Path(path)
+    name, path = path, Path(path)
     try:
         path.stat()
     except (OSError, ValueError) as error:  # ValueError: it has a NUL
         missing = isinstance(error, FileNotFoundError)
+        if missing and name in box.names():
+            return [box.find(name)]
         reason = "no such file or folder" if missing else getattr(error, "strerror", "no file can have this name")
-        raise CheckpointError(f"{one_line(path)}: {reason}.") from error
+        hint = ""
+        if missing and path.name == name and not path.suffix:  # it may be meant as a name
+            reason += ", and no network in the box (mnist-cnn models lists them)"
+            hint = did_you_mean(name, box.names())
+        raise CheckpointError(f"{one_line(path)}: {reason}.{hint}") from error
+    if name in box.names():
+        print(f"note: {name} is taken from this folder, not from the box ({box.BOX / f'{name}.ckpt'})", file=sys.stderr)
     if not path.is_dir():
         return [path]
     kept = [path / "checkpoints" / name for name in _KEPT]
@@ -205,10 +212,10 @@ def _trained_network(content: Mapping[str, Any]) -> TrainedNetwork:
         raise CheckpointError(f"its format is {number}, but this version reads format {FORMAT} only")
     described = description_of({**metadata, "epoch": content.get("epoch")})
     network = _build(described)
-    own = {key: value for key, value in weights.items() if str(key).startswith(_PREFIX)}
+    own = {key: value for key, value in weights.items() if str(key).startswith(PREFIX)}
     own = _checked_weights(network, own, getattr(torch, described.weights))
     try:
-        network.load_state_dict({key.removeprefix(_PREFIX): own[key] for key in own}, strict=True, assign=True)
+        network.load_state_dict({key.removeprefix(PREFIX): own[key] for key in own}, strict=True, assign=True)
     except RuntimeError as error:  # with a line for each difference
         lines = [line.strip() for line in str(error).splitlines()]
         raise CheckpointError(f"its weights don't fit its layers: {lines[min(1, len(lines) - 1)]}") from error
@@ -243,7 +250,7 @@ def _checked_weights(network: Network, weights: Mapping[str, Any], stored: torch
     """
     checked = dict(weights)
     for key, own in network.state_dict().items():
-        key, expected = f"{_PREFIX}{key}", stored if own.dtype == torch.float32 else own.dtype
+        key, expected = f"{PREFIX}{key}", stored if own.dtype == torch.float32 else own.dtype
         value = weights.get(key)
         if not isinstance(value, torch.Tensor):
             continue  # load_state_dict names it
