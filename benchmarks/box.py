@@ -25,6 +25,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 import yaml
+from box_card import text_of
 
 from mnist_cnn.data import datasets
 from mnist_cnn.errors import CheckpointError, ConfigError
@@ -32,7 +33,7 @@ from mnist_cnn.files import write_file
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.box import BOX, MOST_BYTES, Card, Spread, percent
 from mnist_cnn.inference.evaluate import evaluate, images_for
-from mnist_cnn.terminal import run_command
+from mnist_cnn.terminal import failed, run_command
 
 PURPOSES = {
     "accurate": "digits as in MNIST: the most accurate one, taken where no network is named",
@@ -41,6 +42,7 @@ PURPOSES = {
 }
 # Settings that say where things lie on one machine; the run folder of a resumed run is reduced to its name.
 _PLACES = ("run_dir", "data.root", "data.mirror")
+_MEASURED = '{"RECIPE": {"corrupted": {"mean": 0.95, "std": 0.01}}}'
 
 Stored = Literal["float32", "float16"]
 
@@ -121,7 +123,7 @@ def stored(content: Mapping[str, Any], name: str, weights: Stored) -> dict[str, 
     return kept
 
 
-def build(folder: Path, data_root: str, corrupted: Mapping[str, Any], output: Path = BOX) -> Card:
+def build(folder: Path, data_root: str, corrupted: Mapping[str, Spread], output: Path = BOX) -> Card:
     """Write `NAME.ckpt` and `NAME.md` of a folder of runs; ConfigError if the runs are not those of one recipe."""
     name = folder.resolve().name
     if name not in PURPOSES:
@@ -135,7 +137,6 @@ def build(folder: Path, data_root: str, corrupted: Mapping[str, Any], output: Pa
     test = evaluate(trained, images_for(trained, "test", trained.dataset, data_root), trained.dataset, "test")
     commands = list(dict.fromkeys(command for run in runs for command in run.commands))
     recipe = next(iter(re.findall(r"(?<= )experiment=([\w-]+)(?= |$)", commands[0])), name)
-    measured = corrupted.get(recipe, corrupted.get(name))
     card = Card(
         name=name,
         purpose=PURPOSES[name],
@@ -150,7 +151,7 @@ def build(folder: Path, data_root: str, corrupted: Mapping[str, Any], output: Pa
         validation_accuracy=run.metrics.get("val/accuracy"),
         test_accuracy=test.accuracy,
         test_accuracy_of_seeds=_spread([run.metrics["test/accuracy"] for run in runs]),
-        corrupted_accuracy=msgspec.convert(measured["corrupted"], Spread) if measured else None,
+        corrupted_accuracy=corrupted.get(name) or corrupted.get(recipe),
         weights=weights,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
@@ -164,7 +165,7 @@ def build(folder: Path, data_root: str, corrupted: Mapping[str, Any], output: Pa
 
 def _smallest(run: Run, name: str, data_root: str) -> tuple[Stored, dict[str, Any]]:
     """The type in which the weights of a run's best epoch are stored, and the content of the checkpoint."""
-    best = run.folder / "checkpoints" / "best.ckpt"
+    best = checkpoint.find(run.folder)
     content = checkpoint.read(best)
     trained = checkpoint.trained_network(content, best)
     datasets.fetch(trained.dataset, data_root, os.environ.get("MNIST_MIRROR"))
@@ -181,57 +182,21 @@ def _smallest(run: Run, name: str, data_root: str) -> tuple[Stored, dict[str, An
     return ("float16", halved) if torch.equal(before, after) else ("float32", stored(content, name, "float32"))
 
 
+class _Robustness(msgspec.Struct):
+    corrupted: Spread
+
+
+def corrupted_accuracies(file: Path) -> dict[str, Spread]:
+    """The accuracy of each recipe on corrupted test images; ConfigError if that is not what the file has."""
+    try:
+        measured = msgspec.json.decode(file.read_bytes(), type=dict[str, _Robustness])
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{file}: {error}; it should have {_MEASURED}") from error
+    return {recipe: measures.corrupted for recipe, measures in measured.items()}
+
+
 def _spread(accuracies: list[float]) -> Spread:
     return Spread(statistics.mean(accuracies), statistics.stdev(accuracies) if len(accuracies) > 1 else None)
-
-
-def text_of(card: Card) -> str:
-    """A card as it is written: YAML, and the same in Markdown."""
-    validation = "no images were kept for it" if card.validation_accuracy is None else percent(card.validation_accuracy)
-    versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
-    seeds = f"seeds {', '.join(map(str, card.seeds))}" if len(card.seeds) > 1 else f"seed {card.seeds[0]}"
-    commands = "\n".join(card.commands)
-    return f"""\
----
-{msgspec.yaml.encode(card).decode()}---
-# {card.name}
-
-For {card.purpose}.
-
-| | |
-|---|---|
-| test accuracy | {percent(card.test_accuracy)} of `{card.dataset}` |
-| test accuracy of the recipe | {card.test_accuracy_of_seeds} ({seeds}) |
-| validation accuracy | {validation} |
-| on corrupted test images | {card.corrupted_accuracy or "not measured"} |
-| parameters | {card.parameters:,} |
-| file | {card.bytes:,} bytes, weights in {card.weights} |
-| SHA-256 | `{card.sha256}` |
-
-## How it was trained
-
-```
-{commands}
-```
-
-The recipe is `{card.recipe}`, the seed {card.seed}: {card.chosen}. The weights are those of epoch {card.epoch}.
-The test images chose nothing. Versions: {versions}. Built on {card.built}.
-
-## Use and limits
-
-```
-mnist-cnn predict {card.name} PICTURE
-mnist-cnn evaluate {card.name}
-python train.py model.init_from={card.name}
-```
-
-It takes a picture of one handwritten digit, 0 to 9. MNIST's digits were written by employees of the US Census Bureau
-and by American students; other hands, with a long upstroke in the 1 or a bar in the 7, may be recognised less often.
-Any picture gets a digit, also one of a letter or of nothing, and a high probability is no proof. Do not let it decide
-alone where a wrong digit does harm.
-
-Licence: {card.licence}, as the package. It was trained on MNIST (Y. LeCun, C. Cortes, C. J. C. Burges).
-"""
 
 
 def main() -> int:
@@ -239,19 +204,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path, help="the runs of one recipe")
     parser.add_argument(
-        "--robustness", metavar="FILE.json", type=Path, help='{RECIPE: {"corrupted": {"mean": 0.95, "std": 0.01}}}'
+        "--robustness", metavar="FILE.json", type=Path, help=f"the accuracies on corrupted test images: {_MEASURED}"
     )
     parser.add_argument("--data-root", default="data")
     options = parser.parse_args()
 
     def build_all() -> int:
-        corrupted = json.loads(options.robustness.read_text()) if options.robustness else {}
+        corrupted = corrupted_accuracies(options.robustness) if options.robustness else {}
         for folder in options.folders:
             card = build(folder, options.data_root, corrupted, BOX)
-            print(f"{card.name}: {percent(card.test_accuracy)}, {card.bytes:,} bytes, {card.weights}, seed {card.seed}")
+            print(f"{card.name}: seed {card.seed}, {card.bytes:,} bytes, {card.weights}")
+            print(f"  test {percent(card.test_accuracy)}, corrupted {card.corrupted_accuracy or 'not measured'}")
         total = sum(file.stat().st_size for file in BOX.glob("*.ckpt"))
-        print(f"all in the box: {total:,} bytes of {MOST_BYTES:,}")
-        return 0
+        print(f"all in the box: {total:,} bytes")
+        return failed(f"the box may take {MOST_BYTES:,} bytes.") if total > MOST_BYTES else 0
 
     return run_command(build_all)
 

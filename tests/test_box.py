@@ -11,6 +11,7 @@ from pathlib import Path
 import box as builder  # benchmarks/box.py
 import pytest
 import torch
+from box_card import text_of
 
 from mnist_cnn.cli import main
 from mnist_cnn.errors import CheckpointError
@@ -62,7 +63,7 @@ def test_a_network_in_the_box_carries_no_state_of_its_training(name: str) -> Non
 @pytest.mark.parametrize("name", box.names())
 def test_a_card_says_in_markdown_what_it_says_in_yaml(name: str) -> None:
     written = (box.BOX / f"{name}.md").read_text(encoding="utf-8")
-    assert written == builder.text_of(box.card(name))
+    assert written == text_of(box.card(name))
     assert re.search(r"(?<![\w.])/\w", " ".join(box.card(name).commands)) is None  # no path of one machine
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import box as builder  # benchmarks/box.py
 import pytest
 import torch
+from box_card import text_of
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import box, checkpoint
@@ -40,7 +41,7 @@ def change_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]
     torch.save(content, file)
 
 
-def built(runs: Path, robustness: dict[str, Any] | None = None) -> box.Card:
+def built(runs: Path, robustness: dict[str, box.Spread] | None = None) -> box.Card:
     output = runs.parent / "box"
     output.mkdir(exist_ok=True)
     return builder.build(runs, "data", robustness or {}, output)
@@ -61,21 +62,39 @@ def test_without_validation_images_seed_0_is_taken_and_the_card_says_so(runs: Pa
         change(runs / f"{seed}_seed={seed}", val__accuracy=None, val__loss=None, test__accuracy=0.9 + seed / 100)
     card = built(runs)
     assert (card.seed, card.validation_accuracy) == (0, None)
-    assert "no images were kept for it" in builder.text_of(card)
-    assert "fixed beforehand, since no images were kept for validation" in builder.text_of(card)
+    assert "no images were kept for it" in text_of(card)
+    assert "fixed beforehand, since no images were kept for validation" in text_of(card)
     shutil.rmtree(runs / "0_seed=0")
     with pytest.raises(ConfigError, match="none has seed 0"):
         built(runs)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "truncated"),
+        ('{"a": {"accuracy": 1}}', "missing required field `corrupted`"),
+        ('{"a": {"corrupted": {"mean": 94.1, "std": 0.5}}}', "<= 1"),  # per cent
+    ],
+)
+def test_a_robustness_file_of_another_kind_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "it.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"it\.json: .*{says}.*; it should have "):
+        builder.corrupted_accuracies(tmp_path / "it.json")
+
+
 def test_what_is_built_is_a_small_checkpoint_with_the_figures_of_its_card(runs: Path, digits_run: Path) -> None:
+    for seed in range(3):  # such as the network that a distilled one learned from
+        change_weights(runs / f"{seed}_seed={seed}", lambda state: state.update({"teacher.weight": torch.zeros(9)}))
     card = built(runs)
-    trained = checkpoint.load(runs.parent / "box" / "tiny_strong.ckpt")
+    file = runs.parent / "box" / "tiny_strong.ckpt"
+    trained = checkpoint.load(file)
     whole = digits_run / "checkpoints" / "best.ckpt"
     assert (trained.model, trained.epoch, trained.training) == (
         "tiny_strong", checkpoint.load(whole).epoch, checkpoint.load(whole).training,
     )  # fmt: skip
     assert card.test_accuracy == pytest.approx(json.loads((digits_run / "metrics.json").read_text())["test/accuracy"])
+    assert not [key for key in checkpoint.read(file)["state_dict"] if not key.startswith(checkpoint.PREFIX)]
     assert card.weights == "float16"
     assert card.bytes < whole.stat().st_size / 4
     assert built(runs) == card  # to the last bit, by its SHA-256
@@ -118,10 +137,12 @@ def test_the_card_states_the_commands_without_the_places_of_a_machine(runs: Path
 
 
 def test_robustness_is_stated_if_it_was_measured_for_the_recipe(runs: Path) -> None:
-    assert "| on corrupted test images | not measured |" in builder.text_of(built(runs))
-    card = built(runs, {"tiny_strong": {"corrupted": {"mean": 0.9412, "std": 0.0049}, "clean": 1}})
+    assert "| on corrupted test images | not measured |" in text_of(built(runs))
+    file = runs.parent / "robustness.json"
+    file.write_text('{"tiny_strong": {"corrupted": {"mean": 0.9412, "std": 0.0049}, "clean": {"mean": 1}}}')
+    card = built(runs, builder.corrupted_accuracies(file))
     assert card.corrupted_accuracy == box.Spread(0.9412, 0.0049)
-    assert "| on corrupted test images | 94.12 ± 0.49 % |" in builder.text_of(card)
+    assert "| on corrupted test images | 94.12 ± 0.49 % |" in text_of(card)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -18,11 +18,14 @@ MOST_BYTES = 2_000_000  # of all its checkpoints together, so that the package s
 _LINE = "---\n"  # above and below the YAML of a card
 
 
+Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 class Spread(msgspec.Struct, frozen=True):
     """Mean and sample standard deviation of an accuracy over several seeds; of one seed, there is no deviation."""
 
-    mean: float
-    std: float | None
+    mean: Ratio
+    std: Ratio | None
 
     def __str__(self) -> str:
         return percent(self.mean) if self.std is None else f"{100 * self.mean:.2f} ± {100 * self.std:.2f} %"
@@ -41,8 +44,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     chosen: str  # why this seed
     seeds: list[int]  # all that were trained
-    validation_accuracy: float | None  # None if no images were kept for validation
-    test_accuracy: float  # of this very file
+    validation_accuracy: Ratio | None  # None if no images were kept for validation
+    test_accuracy: Ratio  # of this very file
     test_accuracy_of_seeds: Spread
     corrupted_accuracy: Spread | None  # over the seeds, on corrupted test images; None if not measured
     weights: Literal["float32", "float16"]
