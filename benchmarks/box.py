@@ -42,7 +42,7 @@ PURPOSES = {
 }
 # Settings that say where things lie on one machine; the run folder of a resumed run is reduced to its name.
 _PLACES = ("run_dir", "data.root", "data.mirror")
-_MEASURED = '{"RECIPE": {"corrupted": {"mean": 0.95, "std": 0.01}}}'
+_MEASURED = '{"recipes": {"RECIPE": {"corrupted": {"mean": 0.95, "std": 0.01}}}}'
 
 Stored = Literal["float32", "float16"]
 
@@ -182,14 +182,18 @@ def _smallest(run: Run, name: str, data_root: str) -> tuple[Stored, dict[str, An
     return ("float16", halved) if torch.equal(before, after) else ("float32", stored(content, name, "float32"))
 
 
-class _Robustness(msgspec.Struct):
+class _Measured(msgspec.Struct):
     corrupted: Spread
+
+
+class _Robustness(msgspec.Struct):
+    recipes: dict[str, _Measured]
 
 
 def corrupted_accuracies(file: Path) -> dict[str, Spread]:
     """The accuracy of each recipe on corrupted test images; ConfigError if that is not what the file has."""
     try:
-        measured = msgspec.json.decode(file.read_bytes(), type=dict[str, _Robustness])
+        measured = msgspec.json.decode(file.read_bytes(), type=_Robustness).recipes
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{file}: {error}; it should have {_MEASURED}") from error
     return {recipe: measures.corrupted for recipe, measures in measured.items()}

@@ -1,5 +1,6 @@
 """Finds the runs of each recipe for the robustness benchmark, and holds what is measured on them."""
 
+import statistics
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ class Recipe:
         """The class that each run gives to the test image at this index."""
         return [run.classes[int(predicted[index])] for run, predicted in zip(self.runs, self.predicted, strict=True)]
 
+    @property
+    def corrupted(self) -> list[float]:
+        """Each run's mean accuracy over all corruptions; empty before they were measured."""
+        measured = [values for name, values in self.accuracy.items() if name != CLEAN]
+        return [statistics.fmean(run) for run in zip(*measured, strict=True)]
+
     def to_dict(self, labels: Tensor) -> dict[str, Any]:
         """The measurements as primitives; `labels` are those of the test images."""
         predicted = torch.stack(self.predicted)
@@ -40,6 +47,10 @@ class Recipe:
             "parameters": self.runs[0].network.parameter_count,
             "seeds": [run.training.get("seed") for run in self.runs],
             "accuracy": self.accuracy,
+            "corrupted": {
+                "mean": statistics.fmean(self.corrupted),
+                "std": statistics.stdev(self.corrupted) if len(self.corrupted) > 1 else None,
+            },
             "calibration": [measured._asdict() for measured in self.calibration],
             "all_agree": unanimous(predicted) if len(predicted) > 1 else None,
             "pairwise_agreement": pairwise_agreement(predicted) if len(predicted) > 1 else None,

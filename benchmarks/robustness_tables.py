@@ -25,10 +25,7 @@ def corruptions(recipes: Sequence[Recipe]) -> str:
     rows = [
         [name.replace("_", " "), *(_percent(one.accuracy[name]) for one in recipes)] for name in (CLEAN, *CORRUPTIONS)
     ]
-    means = [
-        _percent([statistics.fmean(run) for run in zip(*(one.accuracy[name] for name in CORRUPTIONS), strict=True)])
-        for one in recipes
-    ]
+    means = [_percent(one.corrupted) for one in recipes]
     title = "## Corruptions\n\nTest accuracy in %, mean ± standard deviation over the seeds; `none`: as they are."
     return _table(title, ["corruption", *(one.name for one in recipes)], [*rows, ["mean of the fifteen", *means]])
 

@@ -73,8 +73,8 @@ def test_without_validation_images_seed_0_is_taken_and_the_card_says_so(runs: Pa
     ("text", "says"),
     [
         ("{", "truncated"),
-        ('{"a": {"accuracy": 1}}', "missing required field `corrupted`"),
-        ('{"a": {"corrupted": {"mean": 94.1, "std": 0.5}}}', "<= 1"),  # per cent
+        ('{"recipes": {"a": {"accuracy": 1}}}', "missing required field `corrupted`"),
+        ('{"recipes": {"a": {"corrupted": {"mean": 94.1, "std": 0.5}}}}', "<= 1"),  # per cent
     ],
 )
 def test_a_robustness_file_of_another_kind_is_refused(text: str, says: str, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_the_card_states_the_commands_without_the_places_of_a_machine(runs: Path
 def test_robustness_is_stated_if_it_was_measured_for_the_recipe(runs: Path) -> None:
     assert "| on corrupted test images | not measured |" in text_of(built(runs))
     file = runs.parent / "robustness.json"
-    file.write_text('{"tiny_strong": {"corrupted": {"mean": 0.9412, "std": 0.0049}, "clean": {"mean": 1}}}')
+    file.write_text('{"recipes": {"tiny_strong": {"corrupted": {"mean": 0.9412, "std": 0.0049}, "model": "x"}}}')
     card = built(runs, builder.corrupted_accuracies(file))
     assert card.corrupted_accuracy == box.Spread(0.9412, 0.0049)
     assert "| on corrupted test images | 94.12 ± 0.49 % |" in text_of(card)

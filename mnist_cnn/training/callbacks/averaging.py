@@ -28,6 +28,14 @@ class AveragedWeights(WeightAveraging):
         self._first_epoch = first_epoch
         super().__init__(multi_avg_fn=_mean if decay is None else partial(_exponential, decay))
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Make the average where the weights will be: Lightning makes it before it moves them to a GPU."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None:
+            self._average_model.to(trainer.strategy.root_device)
+            # The count is read in every step, which would wait for the GPU.
+            self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
     def follow(self, module: pl.LightningModule, step: int) -> None:
         """Take the weights after an optimiser step, counted from 1, into the average."""
         assert self._average_model is not None

@@ -22,6 +22,7 @@ from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, se
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.inference import box
 from mnist_cnn.run_folder import has_checkpoint
 from mnist_cnn.training.log import CSVLog
 from mnist_cnn.training.resume.saved import leaves, read_saved
@@ -79,7 +80,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
             f"{one_line(saved['model']['init_from'], 80)}, is not trusted from a run folder; name it again."
         )
     teacher = (saved.get("distill") or {}).get("from")
-    if teacher is not None and "distill.from" not in keys:
+    if teacher is not None and teacher not in box.names() and "distill.from" not in keys:
         raise ConfigError(
             f"resume={folder}: its distill.from, {one_line(teacher, 80)}, is not trusted from a run folder; name it "
             "again."
