@@ -139,7 +139,7 @@ def main() -> int:
     parser.add_argument("--train", type=int, metavar="N", help="train at most the seeds below N; 0: train nothing")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread if more than one (1)")
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.svg, such as docs/recipes")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     recipes = [name for name in options.arguments if "=" not in name] or list(SEEDS)
     settings = [setting for setting in options.arguments if "=" in setting]
     if unknown := set(recipes) - set(SEEDS):
