@@ -1,6 +1,8 @@
 """The parts of a recipe: averaged weights, smoothed labels, a teacher, sparing decay, dropout, no validation."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import build_network
 from mnist_cnn.training.callbacks import Finite
+from mnist_cnn.training.checks import check_settings
 from mnist_cnn.training.loss import Teacher, TrainingLoss, build_loss
-from mnist_cnn.training.optimizers import build_optimizer
+from mnist_cnn.training.optimizers import build_optimizer, check_optimizer
 from tests.conftest import QUICK, ROOT, configured, metrics, train_command, weights
 
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5}
@@ -245,3 +248,16 @@ def test_a_recipe_says_its_command_time_and_accuracy_and_runs(name: str) -> None
     assert f"python train.py experiment={name}\n" in head
     for word in ("Time:", "Measured:", "seed"):
         assert word in head
+
+
+DOCUMENTED = re.findall(r"^python train\.py ([^#\n]+)", (ROOT / "docs" / "recipes.md").read_text(), re.M)
+
+
+@pytest.mark.parametrize("settings", DOCUMENTED)
+def test_the_settings_in_the_docs_are_understood_and_do_something(settings: str) -> None:
+    config, plain = configured(*shlex.split(settings)), configured()
+    check_settings(config)
+    assert config != plain
+    check_optimizer(
+        config, [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))]
+    )
