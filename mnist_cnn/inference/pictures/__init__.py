@@ -1,0 +1,1 @@
+"""Turns users' pictures into images like those that a network was trained on."""

@@ -1,0 +1,64 @@
+"""Turns a picture into the images that a network classifies: one for each digit, or one of the whole picture."""
+
+import math
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mnist_cnn.inference.pictures.ink import find_ink, grey_on_paper, light_on_dark
+from mnist_cnn.inference.pictures.placing import is_placed, placed, resized
+from mnist_cnn.inference.pictures.segments import find_digits
+
+# Whether digits are cut out and placed as in MNIST: always, never, or except where a picture is such an image already.
+Placing = Literal["fit", "as-is", "auto"]
+Box = tuple[int, int, int, int]
+
+MNIST_SIZE = (28, 28)
+# Larger pictures are reduced to so many pixels; even a small digit in them has more than the image made from it.
+_WORKING_PIXELS, _WORKING_SIDE = 1024 * 1024, 8192
+
+
+class Seen(NamedTuple):
+    """What a network sees: an image, uint8 (C, H, W), of the pixels in `box` (left, top, right, bottom) of a picture."""
+
+    image: Tensor
+    box: Box
+
+
+def to_images(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> list[list[Seen]]:
+    """Convert an RGBA picture to images of `shape`, for a network of digits: line by line, each from left to right.
+
+    A grey image is always light on dark. Colour images, and with `as-is` all, are the whole picture, resized. DataError
+    if digits are to be found and the picture is blank or has too many.
+    """
+    channels, height, width = shape
+    whole = (0, 0, *picture.size)
+    if channels != 1:
+        colours = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        return [[Seen(torch.from_numpy(np.array(colours)).permute(2, 0, 1), whole)]]
+    picture, scale = _reduced(picture)
+    if placing == "as-is" or (placing == "auto" and picture.size[::-1] in (MNIST_SIZE, (height, width))):
+        grey = light_on_dark(grey_on_paper(picture))
+        if placing == "as-is" or is_placed(grey):
+            return [[Seen((255 * resized(grey, height, width)).round().to(torch.uint8)[None], whole)]]
+    return [
+        [Seen(placed(digit.ink, height, width), _scaled(digit.box, scale, whole)) for digit in line]
+        for line in find_digits(find_ink(picture))
+    ]
+
+
+def _reduced(picture: Image.Image) -> tuple[Image.Image, float]:
+    """The picture, reduced if it is very large, and by how much."""
+    scale = max(1.0, math.sqrt(picture.width * picture.height / _WORKING_PIXELS), max(picture.size) / _WORKING_SIDE)
+    if scale == 1:
+        return picture, scale
+    width, height = (max(1, round(side / scale)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0), scale
+
+
+def _scaled(box: Box, scale: float, whole: Box) -> Box:
+    left, top, right, bottom = (round(side * scale) for side in box)
+    return left, top, min(right, whole[2]), min(bottom, whole[3])
