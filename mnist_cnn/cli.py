@@ -20,11 +20,13 @@ try:
 except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
     SOURCES = {}
 
+_MOST_SHOWN = 400  # pictures in what `predict --show` writes; whoever looks at more has forgotten the first
+
 # What `mnist-cnn --help` lists.
 _COMMANDS = """\
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
-  predict       say which digit a picture shows
+  predict       say which digit or number a picture shows
   models        list the trained networks that come with this package
 
 exchange networks with Keras
@@ -97,14 +99,28 @@ def _parser() -> argparse.ArgumentParser:
     predict = command(
         "predict",
         _predict,
-        "Say which digit each picture shows: a photograph or a drawing, dark on light or light on dark.",
+        "Say which digit or number each picture shows: a photograph or a drawing, dark on light or light on dark. A "
+        "number is answered with the probability of each digit, and each line of several separately.",
     )
     predict.add_argument(
         "paths", metavar="[CKPT_OR_RUN] PICTURE", nargs="+",
         help="pictures, folders of pictures, or - for one on standard input; before them, a checkpoint, a run folder, "
         "or a network that mnist-cnn models lists (default: accurate)",
     )  # fmt: skip
-    _add_json(predict, "print one line of JSON for each picture")
+    predict.set_defaults(placing="auto")
+    placing = predict.add_mutually_exclusive_group()
+    placing.add_argument(
+        "--as-is", dest="placing", action="store_const", const="as-is",
+        help="take every picture as a whole, only resized, and light on dark for a grey network",
+    )  # fmt: skip
+    placing.add_argument(
+        "--fit", dest="placing", action="store_const", const="fit",
+        help="cut out and centre every digit, even in an image of MNIST, which by default is taken as it is",
+    )  # fmt: skip
+    predict.add_argument(
+        "--show", metavar="FILE.png", type=_path, help="write a picture of what the network saw, with the answers"
+    )
+    _add_json(predict, "print one line of JSON for each picture, or for each line of digits in it")
 
     models = command("models", _models, "List the trained networks that come with this package, or describe one.")
     models.add_argument("name", metavar="NAME", nargs="?", help="the network to describe: print its model card")
@@ -204,9 +220,14 @@ def _mirror(option: str | None, dataset: str) -> str | None:
 
 def _predict(options: argparse.Namespace) -> int:
     with quick_imports():
+        from mnist_cnn.files import check_is_new
         from mnist_cnn.inference import box, checkpoint
-        from mnist_cnn.inference.predict import predict
+        from mnist_cnn.inference.predict import Prediction, predict
 
+    if options.show:
+        if options.show.suffix.lower() != ".png":
+            raise ConfigError(f"--show {options.show}: the picture is a PNG; name it {options.show.stem}.png")
+        check_is_new(options.show)
     first, *others = options.paths
     if not all(options.paths):
         raise ConfigError("the name of a picture is empty.")
@@ -218,15 +239,22 @@ def _predict(options: argparse.Namespace) -> int:
         others = options.paths
         trained = checkpoint.load(box.find(box.DEFAULT))
         print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
-    any_failed = False
-    for prediction in predict(trained, [Path(path) for path in others]):
+    any_failed, shown = False, list[Prediction]()
+    for prediction in predict(trained, [Path(path) for path in others], options.placing):
         any_failed |= prediction.error is not None
+        if options.show and len(shown) < _MOST_SHOWN:
+            shown.append(prediction)
         if options.json:
             print_json(prediction.to_dict())
         elif prediction.error is None:
             print(prediction.summary(), flush=True)
         else:
             failed(prediction.error)
+    if options.show:
+        from mnist_cnn.inference.sheet import write_sheet
+
+        written = write_sheet(options.show, shown)
+        print(f"{written} images, as the network saw them, are in {one_line(options.show)}", file=sys.stderr)
     return 1 if any_failed else 0
 
 

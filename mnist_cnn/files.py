@@ -26,7 +26,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = 
     part = path.with_name(_PART.format(secrets.token_hex(4)))
     try:
         if not replace:
-            _check_is_new(path)
+            check_is_new(path)
         with part.open("xb") as file:
             for piece in (content,) if isinstance(content, bytes) else content:
                 file.write(piece)
@@ -35,7 +35,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = 
         _rename(part, path, replace)
         _sync_folder(path.parent)
     except FileExistsError:
-        _check_is_new(path)
+        check_is_new(path)
         raise
     except UserError:  # from producing the pieces; some are OSErrors too
         raise
@@ -46,18 +46,18 @@ def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = 
             part.unlink(missing_ok=True)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove half-written files of killed processes from a folder, in which no other process may be writing."""
-    for part in folder.rglob(_PARTS):
-        part.unlink(missing_ok=True)
-
-
-def _check_is_new(path: Path) -> None:
+def check_is_new(path: Path) -> None:
     """Raise OutputError if the file exists already, or its folder does not."""
     if os.path.lexists(path):
         raise OutputError(f"{one_line(str(path))}: the file exists already; remove it or choose another name.")
     if not path.parent.is_dir():
         raise OutputError(f"{one_line(str(path))}: there is no folder {one_line(str(path.parent))}.")
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove half-written files of killed processes from a folder, in which no other process may be writing."""
+    for part in folder.rglob(_PARTS):
+        part.unlink(missing_ok=True)
 
 
 def _rename(part: Path, path: Path, replace: bool) -> None:
@@ -68,7 +68,7 @@ def _rename(part: Path, path: Path, replace: bool) -> None:
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links
-            _check_is_new(path)
+            check_is_new(path)
     part.replace(path)
 
 

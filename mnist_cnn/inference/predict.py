@@ -25,7 +25,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Digit:
-    """One digit: the probability of each class, and where it is, (left, top, right, bottom) in pixels of the picture."""
+    """One digit: the probability of each class, and its box (left, top, right, bottom) in pixels of the picture."""
 
     probabilities: dict[str, float]
     box: Box

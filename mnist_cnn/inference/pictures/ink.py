@@ -64,8 +64,10 @@ def _ink(grey: Tensor) -> Tensor:
     full = float(ink.flatten().topk(outliers + 1).values[-1])
     if full < 0.08:
         raise DataError("nothing to see: the whole picture is about as bright as its edge.")
-    # Below a quarter of full ink is paper; above 95 % is full ink.
-    clear: Tensor = ((ink - 0.25 * full) / (0.7 * full)).clamp(0, 1)
+    full = float(ink[ink > 0.4 * full].median())  # a pencil's strokes are fainter than their darkest grains
+    noise = 1.5 * float(ink[_border(grey)].abs().median())  # the standard deviation of the paper, about
+    paper = min(max(4 * noise, 0.1 * full), 0.25 * full)
+    clear: Tensor = ((ink - paper) / (full - paper)).clamp(0, 1)
     return clear
 
 

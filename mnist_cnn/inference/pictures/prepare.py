@@ -22,7 +22,7 @@ _WORKING_PIXELS, _WORKING_SIDE = 1024 * 1024, 8192
 
 
 class Seen(NamedTuple):
-    """What a network sees: an image, uint8 (C, H, W), of the pixels in `box` (left, top, right, bottom) of a picture."""
+    """What a network sees: an image, uint8 (C, H, W), and what it was made of, (left, top, right, bottom) in pixels."""
 
     image: Tensor
     box: Box

@@ -1,6 +1,6 @@
 """Finds the digits in the ink of a picture, line by line, and keeps the pieces of a broken digit together."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from mnist_cnn.inference.pictures.placing import STROKE_INK, stroke_width
 
 MAX_DIGITS = 64  # in a picture
 _MAX_PARTS = 500  # the heaviest connected parts of the ink; what is beyond them is noise
-Mask, Counts, Values = NDArray[np.bool_], NDArray[np.int_], NDArray[np.floating[Any]]
+Mask: TypeAlias = NDArray[np.bool_]
+Counts: TypeAlias = NDArray[np.int_]
+Values: TypeAlias = NDArray[np.floating[Any]]
 _NEIGHBOURS = np.ones((3, 3), int)  # pixels that touch at a corner are connected too
 
 
 class Segment(NamedTuple):
-    """A digit: its ink (H, W) in [0, 1], without that of its neighbours, and left, top, right, bottom in the picture."""
+    """A digit: its ink (H, W) in [0, 1] without that of others, and its box (left, top, right, bottom) in pixels."""
 
     ink: Tensor
     box: tuple[int, int, int, int]
@@ -32,69 +34,87 @@ def find_digits(ink: Tensor) -> list[list[Segment]]:
     than MAX_DIGITS are found.
     """
     strokes = ink.numpy() > STROKE_INK
-    labels, boxes, weights = _parts(ink.numpy(), strokes)
-    group = _groups(boxes)
-    boxes, weights = _united(boxes, weights, group)
-    kept = _digits(boxes, weights)
+    pieces = _parts(ink.numpy(), strokes)
+    parts = _united(pieces, _groups(pieces))
+    kept = _digits(parts)
     if len(kept) > MAX_DIGITS:
         raise DataError(f"more than {MAX_DIGITS} digits, or only noise; show fewer in a picture.")
-    labels = np.concatenate([[-1], group])[labels]  # part 0 is the paper
-    return [[_segment(ink, strokes, labels, one, boxes[one]) for one in line] for line in _lines(boxes, kept)]
+    return [[_segment(ink, strokes, parts, one) for one in line] for line in _lines(parts.boxes, kept)]
 
 
-def _parts(ink: Values, strokes: Mask) -> tuple[Counts, Counts, Values]:
-    """The connected parts of the strokes: their numbers from 1 as labels (H, W), boxes (N, 4), and amounts of ink (N,).
+class _Parts(NamedTuple):
+    """Parts of the strokes: their numbers from 1 as labels (H, W), boxes (N, 4), and amounts of ink (N,)."""
+
+    labels: Counts
+    boxes: Counts
+    weights: Values
+
+    @property
+    def sizes(self) -> Counts:
+        """The widths and heights of the boxes (2, N)."""
+        return (self.boxes[:, 2:] - self.boxes[:, :2]).T
+
+
+def _parts(ink: Values, strokes: Mask) -> _Parts:
+    """The parts that strokes (H, W) consist of, across the small gaps that a pen leaves.
 
     The strokes of a dashed or dotted pen are connected across larger and larger gaps, until most of the ink is in parts
     that are several times as long as a stroke is wide, as digits are.
     """
-    width = stroke_width(strokes)
-    rows, columns = (np.flatnonzero(strokes.any(axis)) for axis in (1, 0))
-    gap = 0.03 * (rows[-1] - rows[0] + 1)
-    for reach in (max(0.25 * width, gap), width, 2 * width, 3 * width):
-        near = strokes if reach < 1 else ndimage.distance_transform_edt(~strokes) <= reach
-        labels, count = ndimage.label(near, _NEIGHBOURS)
-        labels *= strokes
-        weights = np.bincount(labels.ravel(), ink.ravel(), count + 1)
-        weights[0] = 0  # part 0 is the paper
-        heaviest = np.sort(np.argsort(-weights)[: min(count, _MAX_PARTS)])
-        number = np.zeros(count + 1, labels.dtype)
-        number[heaviest] = np.arange(1, len(heaviest) + 1)
-        labels, weights = number[labels], weights[heaviest]
-        boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)])
-        longer = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-        if weights[longer >= 3.5 * width].sum() >= weights.sum() / 2:
+    width, distance = stroke_width(strokes), None
+    parts = _connected(ink, strokes, strokes)
+    for reach in (max(0.25 * width, 0.04 * parts.sizes[1].max()), width, 2 * width, 3 * width):
+        if reach >= 1:
+            distance = ndimage.distance_transform_edt(~strokes) if distance is None else distance
+            parts = _connected(ink, strokes, distance <= reach)
+        if parts.weights[parts.sizes.max(0) >= 3.5 * width].sum() >= parts.weights.sum() / 2:
             break
-    return labels, boxes, weights
+    return parts
 
 
-def _groups(boxes: Counts) -> Counts:
+def _connected(ink: Values, strokes: Mask, near: Mask) -> _Parts:
+    """The strokes (H, W) by the connected areas of `near` that they lie in."""
+    labels, count = ndimage.label(near, _NEIGHBOURS)
+    labels *= strokes
+    weights = np.bincount(labels.ravel(), ink.ravel(), count + 1).astype(float)
+    weights[0] = 0  # part 0 is the paper
+    heaviest = np.sort(np.argsort(-weights)[: min(count, _MAX_PARTS)])
+    number = np.zeros(count + 1, labels.dtype)
+    number[heaviest] = np.arange(1, len(heaviest) + 1)
+    labels = number[labels]
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(labels)]
+    return _Parts(labels, np.array(boxes), weights[heaviest])
+
+
+def _groups(parts: _Parts) -> Counts:
     """The group of each part (N,), counted from 0: pieces of one digit, by how they lie to each other."""
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    width, height = parts.sizes
     tallest = height.max()
-    across, down = _overlaps(boxes)
+    across, down = _overlaps(parts.boxes)
     narrower, lower = np.minimum.outer(width, width), np.minimum.outer(height, height)
-    small = np.logical_or.outer(height < 0.45 * tallest, height < 0.45 * tallest)
-    rule = (height < 0.25 * tallest) & (width > 1.5 * tallest)  # under or over a whole number
-    one_over_another = (across >= 0) & (-down <= np.where(small & (across >= 0.3 * narrower), 0.35 * tallest, 0.2 * lower))
-    side_by_side = (down > 0) & np.where(small, -across <= 0.1 * tallest, across >= 0.7 * narrower)
-    joined = np.where(down > 0, side_by_side, one_over_another) & ~np.logical_or.outer(rule, rule)
+    piece = np.logical_or.outer(height < 0.45 * tallest, height < 0.45 * tallest)  # one of the two, such as a 5's bar
+    gap = np.where(piece & (across >= 0.3 * narrower), 0.35 * tallest, 0.2 * lower)
+    stacked = (across >= 0) & (down < 0.5 * lower) & (-down <= gap)
+    # Two parts as tall as digits are two digits, unless one stands within the other, as may the last stroke of a 4.
+    beside = (down > 0) & np.where(piece, -across <= 0.1 * tallest, across >= 0.7 * narrower)
+    rule = (height < 0.25 * tallest) & (width > 1.5 * tallest)  # a line under a number, or through a form
+    joined = (stacked | beside) & ~np.logical_or.outer(rule, rule)
     return np.asarray(connected_components(sparse.csr_array(joined), directed=False)[1])
 
 
-def _united(boxes: Counts, weights: Values, group: Counts) -> tuple[Counts, Values]:
-    """The boxes and amounts of ink of the groups."""
-    united = [boxes[group == one] for one in range(group.max() + 1)]
-    return (
-        np.array([(*part[:, :2].min(0), *part[:, 2:].max(0)) for part in united]),
-        np.bincount(group, weights),
+def _united(parts: _Parts, group: Counts) -> _Parts:
+    """The groups as parts."""
+    united = [parts.boxes[group == one] for one in range(group.max() + 1)]
+    boxes = np.array([(*boxes[:, :2].min(0), *boxes[:, 2:].max(0)) for boxes in united])
+    return _Parts(
+        np.concatenate([[0], group + 1])[parts.labels], boxes, np.bincount(group, parts.weights).astype(float)
     )
 
 
-def _digits(boxes: Counts, weights: Values) -> Counts:
-    """The groups that are digits: neither specks, with less than an eighth of the ink of a digit, nor low marks."""
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    weights = weights / np.maximum(1, width / height)  # several digits that touch have the ink of one
+def _digits(parts: _Parts) -> Counts:
+    """The parts (N,) that are digits: neither specks, with less than an eighth of the ink of a digit, nor low marks."""
+    width, height = parts.sizes
+    weights = parts.weights / np.maximum(1, width / height)  # several digits that touch have the ink of one
     digits = weights >= weights.max() / 8
     return np.flatnonzero(digits & (height >= 0.25 * height[digits].max()))
 
@@ -119,9 +139,10 @@ def _overlaps(boxes: Counts) -> tuple[Counts, Counts]:
     )
 
 
-def _segment(ink: Tensor, strokes: Mask, labels: Counts, one: int, box: Counts) -> Segment:
-    left, top, right, bottom = box.tolist()
-    inside = np.s_[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1]
-    own = labels[inside] == one
-    soft = ndimage.binary_dilation(own, _NEIGHBOURS) & ~(strokes[inside] & ~own)  # the edges of a stroke have less ink
-    return Segment(ink[inside] * torch.from_numpy(soft), (left, top, right, bottom))
+def _segment(ink: Tensor, strokes: Mask, parts: _Parts, one: int) -> Segment:
+    left, top, right, bottom = parts.boxes[one].tolist()
+    edge = max(1, max(right - left, bottom - top) // 28)  # pixels, in which the ink of a blurred stroke fades
+    inside = np.s_[max(top - edge, 0) : bottom + edge, max(left - edge, 0) : right + edge]
+    own = parts.labels[inside] == one + 1
+    near = ndimage.binary_dilation(own, _NEIGHBOURS, edge) & ~(strokes[inside] & ~own)
+    return Segment(ink[inside] * torch.from_numpy(near), (left, top, right, bottom))
