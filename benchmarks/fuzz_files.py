@@ -131,9 +131,10 @@ def _identical(one: Any, other: Any) -> bool:
 
 
 def _check_probability(outcome: Outcome) -> None:
-    """Raise Fault unless `predict` has printed a class and its probability."""
-    found = re.fullmatch(r"\S+ +(\d+\.\d\d)%   .*\(then \S+: \d+\.\d\d%\)\n", outcome.out)
-    if not found or not 0 <= float(found[1]) <= 100:
+    """Raise Fault unless `predict` has printed a class or a number, and its probability, in each line."""
+    answer = r"\S+ +(\d+\.\d\d)%   .*\((?:then )?\S+: \d+\.\d\d%(?:, \S+: \d+\.\d\d%)*\)"
+    found = [re.fullmatch(answer, line) for line in outcome.out.splitlines()]
+    if not found or not all(line and 0 <= float(line[1]) <= 100 for line in found):
         raise Fault(f"no prediction: {outcome.out!r}", "no prediction")
 
 

@@ -253,8 +253,8 @@ def _predict(options: argparse.Namespace) -> int:
     if options.show:
         from mnist_cnn.inference.sheet import write_sheet
 
-        written = write_sheet(options.show, shown)
-        print(f"{written} images, as the network saw them, are in {one_line(options.show)}", file=sys.stderr)
+        if images := write_sheet(options.show, shown):
+            print(f"what the network saw, {images} images, is in {one_line(options.show)}", file=sys.stderr)
     return 1 if any_failed else 0
 
 

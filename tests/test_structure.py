@@ -63,7 +63,7 @@ def modules_that_import(*names: str) -> Iterator[str]:
 
 def test_the_package_is_read_as_it_is() -> None:
     assert "lightning.pytorch" in imports("mnist_cnn.data.datamodule")
-    assert own_imports("mnist_cnn.inference.predict") >= {"mnist_cnn.errors", "mnist_cnn.inference.pictures"}
+    assert own_imports("mnist_cnn.inference.predict") >= {"mnist_cnn.errors", "mnist_cnn.inference.pictures.prepare"}
     assert set(STANDS_ON) <= {room(module) for module in MODULES}
 
 

@@ -34,8 +34,9 @@ def find_digits(ink: Tensor) -> list[list[Segment]]:
     than MAX_DIGITS are found.
     """
     strokes = ink.numpy() > STROKE_INK
-    pieces = _parts(ink.numpy(), strokes)
-    parts = _united(pieces, _groups(pieces))
+    parts = _parts(ink.numpy(), strokes)
+    while (group := _groups(parts)).max() + 1 < len(parts.boxes):  # what was united may be near to more
+        parts = _united(parts, group)
     kept = _digits(parts)
     if len(kept) > MAX_DIGITS:
         raise DataError(f"more than {MAX_DIGITS} digits, or only noise; show fewer in a picture.")
@@ -58,17 +59,19 @@ class _Parts(NamedTuple):
 def _parts(ink: Values, strokes: Mask) -> _Parts:
     """The parts that strokes (H, W) consist of, across the small gaps that a pen leaves.
 
-    The strokes of a dashed or dotted pen are connected across larger and larger gaps, until most of the ink is in parts
-    that are several times as long as a stroke is wide, as digits are.
+    Where most of the ink is in parts that are not several times as long as a stroke is wide, as digits are, the pen is
+    dashed or dotted. Its strokes are connected across larger and larger gaps, until nearly all parts are long.
     """
     width, distance = stroke_width(strokes), None
     parts = _connected(ink, strokes, strokes)
-    for reach in (max(0.25 * width, 0.04 * parts.sizes[1].max()), width, 2 * width, 3 * width):
+    enough = 0.5
+    for reach in (max(0.25 * width, 0.04 * parts.sizes[1].max()), width, 1.5 * width, 2 * width, 3 * width):
         if reach >= 1:
             distance = ndimage.distance_transform_edt(~strokes) if distance is None else distance
             parts = _connected(ink, strokes, distance <= reach)
-        if parts.weights[parts.sizes.max(0) >= 3.5 * width].sum() >= parts.weights.sum() / 2:
+        if parts.weights[parts.sizes.max(0) >= 3.5 * width].sum() >= enough * parts.weights.sum():
             break
+        enough = 0.9
     return parts
 
 
