@@ -76,7 +76,7 @@ def test_a_digit_of_a_number_looks_as_it_does_alone() -> None:
 def test_the_ink_of_a_neighbour_in_the_same_box_is_left_out() -> None:
     page = sheet()
     write(page, [[(0, 0.05), (1, 0.05), (0.2, 0.95)]], 50, 50)
-    write(page, ONE, 105, 70, side=90)  # begins under the bar of the 7
+    write(page, ONE, 110, 70, side=90)  # begins under the bar of the 7
     ((seven, one),) = to_images(page.convert("RGBA"), SHAPE, "auto")
     assert one.box[0] < seven.box[2]
     columns = (one.image[0] > 50).any(0).nonzero()

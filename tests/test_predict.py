@@ -1,5 +1,6 @@
 """`mnist-cnn predict`: a digit keeps its class wherever it stands, at any size, dark on light or light on dark."""
 
+import dataclasses
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from mnist_cnn.cli import main
 from mnist_cnn.data import datasets
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.pictures import reading
 from mnist_cnn.inference.pictures.prepare import Placing, to_images
@@ -99,6 +100,20 @@ def test_transparent_pixels_are_paper(drawn: int) -> None:
     assert difference(found, WANTED) < 0.01
 
 
+@pytest.mark.parametrize("ink", [(0, 0, 0), (255, 255, 255), (200, 30, 60), (128, 128, 128)])
+@pytest.mark.parametrize("size", [(6, 60), (60, 6)], ids=["upright", "level"])
+def test_a_straight_stroke_on_a_transparent_background_is_seen(
+    ink: tuple[int, int, int], size: tuple[int, int]
+) -> None:
+    drawing = Image.new("RGBA", (100, 100))
+    drawing.paste((*ink, 255), (20, 20, 20 + size[0], 20 + size[1]))
+    found = to_image(drawing, "auto")[0] > 128
+    sides = [int(found.any(dim).sum()) for dim in (0, 1)]
+    assert max(sides) == 20
+    assert min(sides) <= 4
+    assert sides.index(20) == size.index(60)
+
+
 def test_a_transparent_margin_is_cropped() -> None:
     values = np.zeros((60, 50, 4), np.uint8)
     values[10:38, 12:40] = np.array(picture(1 - stroke()))
@@ -126,6 +141,70 @@ def test_pictures_for_color_networks_and_of_other_things_are_only_resized() -> N
     grey = shirt[0].float() / 255
     assert torch.equal(to_image(picture(grey), "as-is"), shirt)
     assert torch.equal(to_image(picture(1 - grey), "as-is"), shirt)
+
+
+@pytest.fixture
+def placed() -> Tensor:
+    """An image like MNIST's, uint8 (1, 28, 28), with soft edges, as an enlarged digit becomes."""
+    return to_image(picture(stroke()).resize((280, 280), Image.Resampling.BICUBIC))
+
+
+def test_an_image_that_is_placed_as_in_mnist_is_taken_as_it_is(placed: Tensor) -> None:
+    grey = placed[0].float() / 255
+    assert torch.equal(to_image(picture(grey), "auto"), placed)
+    assert torch.equal(to_image(picture(1 - grey), "auto"), placed)  # printed on paper
+    assert not torch.equal(to_image(picture(grey), "fit"), placed)
+    larger = to_image(picture(grey), "auto", (1, 32, 32))
+    assert torch.equal(larger, to_image(picture(grey), "as-is", (1, 32, 32)))
+
+
+@pytest.mark.parametrize("change", ["moved", "smaller", "on grey", "hard edges", "in a corner of a larger picture"])
+def test_an_image_that_differs_from_mnists_is_cut_out_and_centred(change: str, placed: Tensor) -> None:
+    grey = placed[0].float() / 255
+    match change:
+        case "moved":
+            grey = grey.roll((2, 3), (0, 1))
+        case "smaller":
+            grey = (
+                torch.nn.functional.pad(
+                    torch.from_numpy(np.array(picture(grey).convert("L").resize((22, 22)))), (3,) * 4
+                )
+                / 255
+            )
+        case "on grey":
+            grey = 0.3 + 0.7 * grey
+        case "hard edges":
+            grey = (grey > 0.3).float()
+        case _:
+            grey = torch.nn.functional.pad(grey, (0, 12, 0, 12))
+    found = to_image(picture(grey), "auto")
+    assert torch.equal(found, to_image(picture(grey), "fit"))
+    assert difference(found / 255, placed / 255) < 0.35
+
+
+def test_as_is_takes_the_whole_of_every_picture() -> None:
+    two = torch.cat([stroke(), torch.zeros(28, 28), stroke()], 1)
+    wanted = np.array(Image.fromarray((255 * two).numpy().astype(np.uint8)).resize((28, 28), Image.Resampling.BILINEAR))
+    assert difference(to_image(picture(two), "as-is") / 255, torch.from_numpy(wanted)[None] / 255) < 0.05
+    assert not to_image(picture(torch.zeros(40, 40)), "as-is").any()
+
+
+def test_the_centre_of_mass_is_where_mnist_has_it() -> None:
+    """Between the middle and one pixel below and to the right of it, as in MNIST."""
+    for shift in range(0, 9, 2):
+        image = trained_on(torch.roll(stroke().repeat_interleave(3, 0).repeat_interleave(3, 1), shift, 0))
+        for dim in (1, 2):
+            ink = image.sum(3 - dim)[0]
+            middle = float((ink * (torch.arange(28) + 0.5)).sum() / ink.sum())
+            assert 14 <= middle <= 15
+
+
+def test_a_faint_pencil_gives_as_much_ink_as_a_pen() -> None:
+    """Its strokes are fainter than its darkest grains."""
+    large = stroke().repeat_interleave(6, 0).repeat_interleave(6, 1)
+    grains = 0.25 + 0.05 * torch.rand(large.shape, generator=torch.Generator().manual_seed(0))
+    grains[::40, ::3] = 0.7
+    assert difference(trained_on(0.85 - large * grains), WANTED) < 0.15
 
 
 def test_a_blank_picture_is_refused() -> None:
@@ -203,6 +282,28 @@ def many(tmp_path: Path) -> list[Path]:
     for index, image in enumerate(datasets.load("digits", "data").test.images[:150]):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{index:03d}.png")
     return sorted(tmp_path.glob("*.png"))
+
+
+def test_only_one_way_to_place_digits_is_taken_and_only_where_there_are_digits(
+    digits_run: Path, sevens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as wrong:
+        main(["predict", str(digits_run), str(sevens), "--as-is", "--fit"])
+    assert wrong.value.code == 2
+    assert "--fit: not allowed with argument --as-is" in capsys.readouterr().err
+    clothing = dataclasses.replace(checkpoint.load(digits_run), dataset="fashion_mnist")
+    with pytest.raises(CheckpointError, match="--fit: the network does not take digits"):
+        next(predict(clothing, [sevens], "fit"))
+    assert next(predict(clothing, [sevens])) == next(predict(clothing, [sevens], "as-is"))
+
+
+@pytest.mark.parametrize(("option", "digits"), [([], 2), (["--fit"], 2), (["--as-is"], 1)])
+def test_two_digits_are_one_picture_only_as_it_is(
+    option: list[str], digits: int, digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(torch.cat([stroke(), stroke()], 1)).save(tmp_path / "two.png")
+    assert main(["predict", str(digits_run), str(tmp_path), "--json", *option]) == 0
+    assert len(json.loads(capsys.readouterr().out)["digit"]) == digits
 
 
 def test_every_picture_of_a_folder_gets_in_its_turn_what_it_gets_alone(digits_run: Path, many: list[Path]) -> None:
