@@ -36,6 +36,12 @@ FOUR_WITH_A_GAP: list[Points] = [
 ]
 
 
+ZERO_WITH_A_SLASH: list[Points] = [
+    [(0.5, 0.05), (0.2, 0.3), (0.2, 0.7), (0.5, 0.95), (0.8, 0.7), (0.8, 0.3), (0.5, 0.05)],
+    [(0.57, 0.35), (0.43, 0.65)],
+]
+
+
 def sheet(width: int = 500, height: int = 200) -> Image.Image:
     return Image.new("L", (width, height), 240)
 
@@ -92,7 +98,9 @@ def test_lines_are_found_from_top_to_bottom() -> None:
 
 
 @pytest.mark.parametrize(
-    "digit", [FIVE_WITH_ITS_BAR_APART, FOUR_WITH_A_GAP], ids=["a bar apart", "a gap in the last stroke"]
+    "digit",
+    [FIVE_WITH_ITS_BAR_APART, FOUR_WITH_A_GAP, ZERO_WITH_A_SLASH],
+    ids=["a bar apart", "a gap in the last stroke", "a slash inside"],
 )
 @pytest.mark.parametrize(("side", "pen"), [(24, 3), (100, 5), (100, 12), (400, 20)])
 def test_a_broken_digit_is_one_digit(digit: list[Points], side: int, pen: int) -> None:
@@ -103,6 +111,18 @@ def test_a_broken_digit_is_one_digit(digit: list[Points], side: int, pen: int) -
     for place in range(3):
         write(number, digit, side * (0.2 + 1.1 * place), side / 2, side, pen)
     assert counts(number) == [3]
+
+
+def test_pieces_that_faint_ink_connects_are_one_digit() -> None:
+    page = sheet()
+    write(page, SEVEN, 50, 50)
+    ImageDraw.Draw(page).rectangle((50, 95, 150, 125), 240)  # with nothing left in between, these are two lines
+    assert counts(page) == [1, 1]
+    trace = sheet()
+    write(trace, SEVEN, 50, 50)
+    weak = Image.blend(sheet(), trace, 0.2)
+    page.paste(weak.crop((50, 95, 151, 126)), (50, 95))
+    assert counts(page) == [1]
 
 
 @pytest.mark.parametrize("gap", [1, 2], ids=["dashed", "dotted"])

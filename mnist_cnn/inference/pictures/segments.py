@@ -13,6 +13,7 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.inference.pictures.placing import STROKE_INK, stroke_width
 
 MAX_DIGITS = 64  # in a picture
+_FAINT_INK = 0.05  # a pencil that slides over the paper leaves so little; it connects strokes
 _MAX_PARTS = 500  # the heaviest connected parts of the ink; what is beyond them is noise
 Mask: TypeAlias = NDArray[np.bool_]
 Counts: TypeAlias = NDArray[np.int_]
@@ -63,12 +64,13 @@ def _parts(ink: Values, strokes: Mask) -> _Parts:
     dashed or dotted. Its strokes are connected across larger and larger gaps, until nearly all parts are long.
     """
     width, distance = stroke_width(strokes), None
-    parts = _connected(ink, strokes, strokes)
+    faint = ink > _FAINT_INK
+    parts = _connected(ink, strokes, faint)
     enough = 0.5
     for reach in (max(0.25 * width, 0.04 * parts.sizes[1].max()), width, 1.5 * width, 2 * width, 3 * width):
         if reach >= 1:
             distance = ndimage.distance_transform_edt(~strokes) if distance is None else distance
-            parts = _connected(ink, strokes, distance <= reach)
+            parts = _connected(ink, strokes, faint | (distance <= reach))
         if parts.weights[parts.sizes.max(0) >= 3.5 * width].sum() >= enough * parts.weights.sum():
             break
         enough = 0.9
@@ -81,7 +83,7 @@ def _connected(ink: Values, strokes: Mask, near: Mask) -> _Parts:
     labels *= strokes
     weights = np.bincount(labels.ravel(), ink.ravel(), count + 1).astype(float)
     weights[0] = 0  # part 0 is the paper
-    heaviest = np.sort(np.argsort(-weights)[: min(count, _MAX_PARTS)])
+    heaviest = np.sort(np.argsort(-weights)[: min(np.count_nonzero(weights), _MAX_PARTS)])
     number = np.zeros(count + 1, labels.dtype)
     number[heaviest] = np.arange(1, len(heaviest) + 1)
     labels = number[labels]
