@@ -80,10 +80,14 @@ def test_a_digit_of_a_number_looks_as_it_does_alone() -> None:
 
 
 def test_the_ink_of_a_neighbour_in_the_same_box_is_left_out() -> None:
-    page = sheet()
-    write(page, [[(0, 0.05), (1, 0.05), (0.2, 0.95)]], 50, 50)
+    slanting: list[Points] = [[(0, 0.05), (1, 0.05), (0.2, 0.95)]]
+    page, alone = sheet(), sheet()
+    write(page, slanting, 50, 50)
+    write(alone, slanting, 50, 50)
     write(page, ONE, 110, 70, side=90)  # begins under the bar of the 7
     ((seven, one),) = to_images(page.convert("RGBA"), SHAPE, "auto")
+    ((wanted,),) = to_images(alone.convert("RGBA"), SHAPE, "auto")
+    assert torch.equal(seven.image, wanted.image)
     assert one.box[0] < seven.box[2]
     columns = (one.image[0] > 50).any(0).nonzero()
     assert int(columns[-1] - columns[0]) < 5
@@ -135,15 +139,24 @@ def test_the_dashes_of_a_pen_are_one_digit(gap: int) -> None:
     assert counts(Image.fromarray(page)) == [2]
 
 
-def test_specks_points_and_underlines_are_no_digits() -> None:
+def test_specks_points_signs_and_underlines_are_no_digits() -> None:
     page = sheet()
     write(page, FOUR, 40, 40)
     write(page, SEVEN, 200, 40)
     pen = ImageDraw.Draw(page)
-    pen.ellipse((150, 130, 160, 140), 20)  # a decimal point
+    pen.ellipse((320, 130, 330, 140), 20)  # a decimal point
+    pen.line((140, 95, 185, 95), 20, 12)  # a minus sign
     pen.line((20, 165, 330, 165), 20, 6)
     for place in range(30):
         page.putpixel((330 + 5 * place, 20 + 4 * place), 20)
+    assert counts(page) == [2]
+
+
+def test_a_small_digit_beside_large_ones_that_touch_is_found() -> None:
+    page = sheet()
+    for left in (40, 90, 140):
+        write(page, FOUR, left, 20, 150, 14)
+    write(page, ONE, 280, 100, 70, 14)
     assert counts(page) == [2]
 
 
@@ -203,6 +216,8 @@ def number(tmp_path: Path) -> Path:
 def test_a_number_is_answered_by_digit_and_line(
     digits_run: Path, number: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    single = tmp_path / "single.png"
+    Image.open(number).crop((0, 0, 500, 150)).save(single)
     assert main(["predict", str(digits_run), str(number), "--json"]) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (first["line"], second["line"]) == (1, 2)
@@ -214,6 +229,7 @@ def test_a_number_is_answered_by_digit_and_line(
         assert digit["box"] == sorted(digit["box"][::2])[:1] + digit["box"][1:]
     assert second["probability"] == second["probabilities"][second["digit"]]
     assert "digits" not in second
+    assert all(found.line is None for found in predict(checkpoint.load(digits_run), [single]))
     assert main(["predict", str(digits_run), str(number)]) == 0
     first_line, second_line = capsys.readouterr().out.splitlines()
     assert first_line.startswith(f"{first['digit']} ")

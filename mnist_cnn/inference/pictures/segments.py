@@ -41,7 +41,7 @@ def find_digits(ink: Tensor) -> list[list[Segment]]:
     kept = _digits(parts)
     if len(kept) > MAX_DIGITS:
         raise DataError(f"more than {MAX_DIGITS} digits, or only noise; show fewer in a picture.")
-    return [[_segment(ink, strokes, parts, one) for one in line] for line in _lines(parts.boxes, kept)]
+    return [[_segment(ink, parts, one) for one in line] for line in _lines(parts.boxes, kept)]
 
 
 class _Parts(NamedTuple):
@@ -119,8 +119,8 @@ def _united(parts: _Parts, group: Counts) -> _Parts:
 def _digits(parts: _Parts) -> Counts:
     """The parts (N,) that are digits: neither specks, with less than an eighth of the ink of a digit, nor low marks."""
     width, height = parts.sizes
-    weights = parts.weights / np.maximum(1, width / height)  # several digits that touch have the ink of one
-    digits = weights >= weights.max() / 8
+    largest = (parts.weights / np.maximum(1, width / height)).max()  # several digits that touch are not that large
+    digits = parts.weights >= largest / 8
     return np.flatnonzero(digits & (height >= 0.25 * height[digits].max()))
 
 
@@ -144,10 +144,10 @@ def _overlaps(boxes: Counts) -> tuple[Counts, Counts]:
     )
 
 
-def _segment(ink: Tensor, strokes: Mask, parts: _Parts, one: int) -> Segment:
+def _segment(ink: Tensor, parts: _Parts, one: int) -> Segment:
     left, top, right, bottom = parts.boxes[one].tolist()
     edge = max(1, max(right - left, bottom - top) // 28)  # pixels, in which the ink of a blurred stroke fades
     inside = np.s_[max(top - edge, 0) : bottom + edge, max(left - edge, 0) : right + edge]
     own = parts.labels[inside] == one + 1
-    near = ndimage.binary_dilation(own, _NEIGHBOURS, edge) & ~(strokes[inside] & ~own)
+    near = ndimage.binary_dilation(own, _NEIGHBOURS, edge)
     return Segment(ink[inside] * torch.from_numpy(near), (left, top, right, bottom))
