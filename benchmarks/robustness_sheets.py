@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from mnist_cnn.data.images import Images
 from mnist_cnn.errors import DataError
-from mnist_cnn.inference import pictures
+from mnist_cnn.inference.pictures.prepare import to_images
+from mnist_cnn.inference.pictures.reading import read
 from mnist_cnn.report.figures import gallery, png
 
 _MOST = 60  # images on a sheet
@@ -73,10 +74,10 @@ def failures_sheet(folder: Path, given: Mapping[str, Sequence[str]]) -> Figure:
 
 
 def _beside(file: Path) -> Tensor:
-    picture = pictures.read(file, str(file))
+    picture = read(file, str(file))
     try:
-        seen = pictures.to_image(picture, (1, 28, 28), digits=True)
+        seen = to_images(picture, (1, 28, 28), "fit")[0][0].image
     except DataError:  # no digit was found
         seen = torch.zeros(1, 1, 1)
-    grey = pictures.to_image(picture, (1, _SIDE, _SIDE), digits=False)
+    grey = to_images(picture, (1, _SIDE, _SIDE), "as-is")[0][0].image
     return torch.cat([grey, F.interpolate(seen[None].float(), (_SIDE, _SIDE))[0].to(torch.uint8)], 2)

@@ -130,7 +130,10 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(x)
         # What normalises the batch gives its mean and deviation as well; to compute them again takes twice as long.
         # As in Keras, they are in float32 also where x is bfloat16.
-        x, mean, inverse = torch.native_batch_norm(x, self.weight, self.bias, None, None, True, 0.0, self.eps)
+        weight: Tensor | None = self.weight  # None where scale is false
+        if weight is None and self.bias is not None:  # the gradient of that pair has a wrong shape on GPUs (torch 2.11)
+            weight = torch.ones_like(self.bias)
+        x, mean, inverse = torch.native_batch_norm(x, weight, self.bias, None, None, True, 0.0, self.eps)
         self.follow(mean.detach(), (inverse.detach().pow(-2) - self.eps).clamp_(min=0))
         return x
 
