@@ -9,9 +9,11 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
+from mnist_cnn.config import select
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
@@ -20,6 +22,7 @@ from mnist_cnn.training.callbacks import Finite
 from mnist_cnn.training.checks import check_settings
 from mnist_cnn.training.loss import Teacher, TrainingLoss, build_loss
 from mnist_cnn.training.optimizers import build_optimizer, check_optimizer
+from mnist_cnn.training.resume.saved import leaves
 from tests.conftest import QUICK, ROOT, configured, metrics, train_command, weights
 
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5}
@@ -248,6 +251,15 @@ def test_a_recipe_says_its_command_time_and_accuracy_and_runs(name: str) -> None
     assert f"python train.py experiment={name}\n" in head
     for word in ("Time:", "Measured:", "seed"):
         assert word in head
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "conf/experiment").glob("*.yaml")))
+def test_every_value_of_a_recipe_counts(name: str) -> None:
+    written = OmegaConf.to_container(OmegaConf.load(ROOT / f"conf/experiment/{name}.yaml"))
+    assert isinstance(written, dict)
+    found = configured(f"experiment={name}").to_dict()
+    for key, value in leaves({group: values for group, values in written.items() if group != "defaults"}):
+        assert select(found, key) == value, key
 
 
 DOCUMENTED = re.findall(r"^python train\.py ([^#\n]+)", (ROOT / "docs" / "recipes.md").read_text(), re.M)
