@@ -101,7 +101,11 @@ def classify(recipes: Sequence[Recipe], folder: Path) -> None:
             for run in recipe.runs:
                 for prediction in predict(run, [folder]):
                     answer = prediction.digit if prediction.error is None else "error"
-                    recipe.pictures.setdefault(Path(prediction.file).name, []).append(answer)
+                    given = recipe.pictures.setdefault(Path(prediction.file).name, [])
+                    if prediction.line in (None, 1):
+                        given.append(answer)
+                    else:  # a further line of digits in the same picture
+                        given[-1] += f"/{answer}"
 
 
 def _dataset(wanted: str | None, recipes: Sequence[Recipe]) -> str:

@@ -74,9 +74,10 @@ def failures_sheet(folder: Path, given: Mapping[str, Sequence[str]]) -> Figure:
 
 
 def _beside(file: Path) -> Tensor:
+    """A picture, and beside it the image made of it; of a number, that of its first digit."""
     picture = read(file, str(file))
     try:
-        seen = to_images(picture, (1, 28, 28), "fit")[0][0].image
+        seen = to_images(picture, (1, 28, 28), "auto")[0][0].image
     except DataError:  # no digit was found
         seen = torch.zeros(1, 1, 1)
     grey = to_images(picture, (1, _SIDE, _SIDE), "as-is")[0][0].image

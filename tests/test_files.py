@@ -97,6 +97,6 @@ def test_checkpoints_of_lightning_are_written_the_same_way(monkeypatch: pytest.M
         written.append(path.name)
         write_file(path, content)
 
-    monkeypatch.setattr("mnist_cnn.training.checkpoint_io.write_file", write)
+    monkeypatch.setattr("mnist_cnn.training.resume.checkpoint_io.write_file", write)
     assert train_command(*QUICK, "trainer.max_epochs=1", "run_dir=run").status == 0
     assert written == ["best.ckpt", "last.ckpt"]

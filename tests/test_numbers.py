@@ -11,11 +11,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from mnist_cnn.cli import main
-from mnist_cnn.errors import DataError
+from mnist_cnn.errors import DataError, OutputError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.pictures.prepare import Box, to_images
 from mnist_cnn.inference.pictures.segments import MAX_DIGITS
 from mnist_cnn.inference.predict import predict
+from mnist_cnn.inference.sheet import write_sheet
 from tests.test_predict import SHAPE, difference
 
 Points = list[tuple[float, float]]
@@ -285,6 +286,13 @@ def test_show_never_replaces_a_file_and_says_so_before_it_reads_pictures(
     assert says in said.err
     assert said.err.count("\n") == 1
     assert Path("there.png").read_text() == "mine"
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(digits_run: Path, number: Path) -> None:
+    Path("seen.png").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        write_sheet(Path("seen.png"), list(predict(checkpoint.load(digits_run), [number])))
+    assert Path("seen.png").read_text() == "mine"
 
 
 def test_without_an_image_nothing_is_shown(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

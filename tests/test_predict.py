@@ -17,12 +17,14 @@ from torch import Tensor
 
 from mnist_cnn.cli import main
 from mnist_cnn.data import datasets
+from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.pictures import reading
 from mnist_cnn.inference.pictures.prepare import Placing, to_images
 from mnist_cnn.inference.pictures.reading import MAX_PIXELS, read
 from mnist_cnn.inference.predict import Prediction, predict
+from mnist_cnn.network import build_network
 
 SHAPE = (1, 28, 28)
 
@@ -295,6 +297,16 @@ def test_only_one_way_to_place_digits_is_taken_and_only_where_there_are_digits(
     with pytest.raises(CheckpointError, match="--fit: the network does not take digits"):
         next(predict(clothing, [sevens], "fit"))
     assert next(predict(clothing, [sevens])) == next(predict(clothing, [sevens], "as-is"))
+
+
+def test_a_network_whose_images_are_padded_gets_digits_of_mnists_size(digits_run: Path, sevens: Path) -> None:
+    """LeNet takes 32×32: an image of MNIST, 28×28, with a margin."""
+    trained = checkpoint.load(digits_run)
+    network = build_network(["Flatten", {"Dense": {"units": 10}}], (1, 32, 32)).eval()
+    padded = dataclasses.replace(trained, network=network, preprocessing=Preprocessing(size=(32, 32)))
+    (digit,) = next(predict(padded, [sevens])).digits
+    assert digit.image.shape == SHAPE
+    assert int((digit.image[0] > 50).any(1).sum()) == 20
 
 
 @pytest.mark.parametrize(("option", "digits"), [([], 2), (["--fit"], 2), (["--as-is"], 1)])

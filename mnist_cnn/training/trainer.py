@@ -34,7 +34,7 @@ from mnist_cnn.training.callbacks import (
     StopRequest,
     callbacks_of,
 )
-from mnist_cnn.training.checkpoint_io import WholeCheckpoints
+from mnist_cnn.training.resume.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.loss import build_loss
 from mnist_cnn.training.module import Classifier

@@ -23,7 +23,7 @@ _OVERSAMPLING = 4  # strokes are thickened at this multiple of the final resolut
 def is_placed(grey: Tensor) -> bool:
     """Whether brightness (H, W), light on dark, is a digit on black that has MNIST's size, place and soft edges.
 
-    It is for 59,865 of MNIST's 60,000 training images.
+    It is for 59,867 of MNIST's 60,000 training images.
     """
     drawn = grey > 0.1
     if not drawn.any() or not 0.4 < float(grey[drawn].mean()) < 0.9:
