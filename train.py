@@ -23,8 +23,8 @@ def train(composed: DictConfig) -> float | None:
         from mnist_cnn.run_folder import is_first_process, open_run_dir
         from mnist_cnn.training.checks import check_machine, check_settings
         from mnist_cnn.training.optimizers import check_optimizer
-        from mnist_cnn.training.resume.pretrained import load_pretrained, with_network_of
         from mnist_cnn.training.results import evaluate_and_report
+        from mnist_cnn.training.resume.pretrained import load_pretrained, with_network_of
         from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
     check_settings(config)

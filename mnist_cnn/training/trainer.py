@@ -34,10 +34,10 @@ from mnist_cnn.training.callbacks import (
     StopRequest,
     callbacks_of,
 )
-from mnist_cnn.training.resume.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.fast_steps import FastClassifier
 from mnist_cnn.training.loss import build_loss
 from mnist_cnn.training.module import Classifier
+from mnist_cnn.training.resume.checkpoint_io import WholeCheckpoints
 from mnist_cnn.training.resume.stopped import settings_of
 from mnist_cnn.training.targets import make
 
