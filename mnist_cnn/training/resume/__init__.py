@@ -1,1 +1,1 @@
-"""Resume a stopped run: read its settings as data, and check its state."""
+"""What a run starts from: another network, or a stopped run, whose settings are read as data and whose state is checked."""
