@@ -1,10 +1,12 @@
 """Every command of the README, run from a folder of its own on the bundled digits, for an epoch."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -35,7 +37,7 @@ def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     Image.fromarray(load_digits().images[7].astype("uint8") * 15).save(tmp_path / "picture.png")
     commands = [command for command in COMMANDS if command not in INSTALLING]
-    assert len(commands) == 14
+    assert len(commands) == 18
     for command in commands:
         command = command.replace("python train.py", f"python {ROOT / 'train.py'}")
         if "train.py" in command and "--help" not in command:
@@ -45,10 +47,20 @@ def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout
     runs = [folder.name for folder in (tmp_path / "runs").iterdir()]
-    assert len(runs) == 6
+    assert len(runs) == 8
     assert (tmp_path / "my_run" / "report" / "index.html").exists()
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", README))
 def test_the_files_that_the_readme_links_are_there(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("row", json.loads((ROOT / "docs" / "recipes.json").read_text()), ids=lambda row: row["recipe"])
+def test_the_accuracies_are_those_that_were_measured(row: dict[str, Any]) -> None:
+    measured = f"{row['mean']:.2f} ± {row['std']:.2f} %"
+    (line,) = [line for line in README.splitlines() if re.match(rf"\| \**`{row['recipe']}`", line)]
+    assert f"{measured} ({row['n']} seeds)" in line
+    assert f"{row['parameters']:,} parameters" in line
+    head = (ROOT / "conf" / "experiment" / f"{row['recipe']}.yaml").read_text()
+    assert measured in head

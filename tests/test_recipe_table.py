@@ -21,7 +21,7 @@ def finished(folder: Path, recipe: str, seed: int, **changes: Any) -> None:
     (run / "metrics.json").write_text(json.dumps(metrics | changes))
 
 
-def test_a_row_is_mean_and_deviation_over_the_seeds_and_the_time_of_the_runs_on_a_cpu(tmp_path: Path) -> None:
+def test_a_row_is_mean_and_deviation_over_the_seeds_and_the_time_of_seed_0_on_a_cpu(tmp_path: Path) -> None:
     for seed, (accuracy, accelerator) in enumerate([(0.98, "cpu"), (0.99, "cuda"), (0.985, "cpu")]):
         changes = {"test/accuracy": accuracy, "accelerator": accelerator, "fit_seconds": 10.0 * (seed + 1)}
         finished(tmp_path, "tiny", seed, **changes)
@@ -30,8 +30,17 @@ def test_a_row_is_mean_and_deviation_over_the_seeds_and_the_time_of_the_runs_on_
     assert (row["n"], row["min"], row["max"]) == (3, pytest.approx(98), pytest.approx(99))
     assert row["mean"] == pytest.approx(98.5)
     assert row["std"] == pytest.approx(0.5)
-    assert (row["seconds"], row["timed"]) == (20.0, 2)
-    assert "| `tiny` | 6,320 | 5 | 3 | 98.500 ± 0.500 % | 98.00 – 99.00 | 98.50 % | 20 |" in recipes.table([row])
+    assert row["seconds"] == 10.0
+    assert "| `tiny` | 6,320 | 5 | 3 | 98.500 ± 0.500 % | 98.00 – 99.00 | 98.50 % | 10 |" in recipes.table([row])
+
+
+def test_without_a_run_of_seed_0_on_a_cpu_there_is_no_time(tmp_path: Path) -> None:
+    finished(tmp_path, "tiny", 0, accelerator="cuda")
+    finished(tmp_path, "tiny", 1)
+    row = recipes.summary(tmp_path, "tiny")
+    assert row is not None
+    assert row["seconds"] is None
+    assert recipes.table([row]).endswith("| 98.50 % | – |")
 
 
 def test_interrupted_runs_and_seeds_beyond_those_announced_do_not_count(tmp_path: Path) -> None:
