@@ -186,6 +186,16 @@ def test_an_attack_starts_nothing_sends_nothing_and_touches_nothing_elsewhere(at
     assert [path.name for path in Path().iterdir()] == ["stranger"]
 
 
+@pytest.mark.parametrize("group", ["model", "augmentation", "loss", "distill"])
+def test_a_group_that_is_no_group_is_refused_in_a_line(group: str, digits_run: Path) -> None:
+    folder = stranger(digits_run)
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, group: "text"}))
+    outcome = train_command("resume=stranger")
+    assert outcome.status == 2
+    assert "config.yaml is damaged or not that of a run" in outcome.err
+
+
 def test_old_overrides_are_not_read_any_more(digits_run: Path) -> None:
     folder = stranger(digits_run)
     with watched() as seen:

@@ -37,6 +37,9 @@ def read_saved(folder: str) -> dict[str, Any]:
         raise ConfigError(f"{resume}: its {_NAME} is damaged or not that of a run: it has no {', '.join(groups)}.")
     # Runs of earlier versions have no groups but these; what is missing has its default.
     later = [key for key in ("augmentation", "loss", "distill") if values.get(key) is not None]
+    for key in later:
+        if not isinstance(values[key], dict):
+            raise ConfigError(f"{resume}: its {_NAME} is damaged or not that of a run: {key} is no group of settings.")
     return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups, *later)}
 
 
