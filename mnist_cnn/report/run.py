@@ -50,14 +50,17 @@ class Run:
 
     @property
     def average(self) -> str:
-        """What the weights are an average of, in words; empty if they are those that training ended with."""
+        """What the weights are an average of, in words; empty if they are no average."""
         settings = self.trained.training.get("settings", {})
         for key, target in settings.items():
             if key.endswith("._target_") and str(target).endswith(".AveragedWeights"):
                 name = key.removesuffix("._target_")
+                first = settings.get(f"{name}.first_epoch", 1)
+                if self.trained.epoch < first:  # the average had not begun
+                    return ""
                 decay = settings.get(f"{name}.decay", 0.999)
                 kind = "mean" if decay is None else f"exponential average (decay {decay})"
-                return f"{kind} over the steps from epoch {settings.get(f'{name}.first_epoch', 1)}, in all results here"
+                return f"{kind} over the steps from epoch {first}, in all results here"
         return ""
 
     def metrics(self) -> dict[str, Any]:
@@ -86,7 +89,7 @@ class Run:
         """The results as a table of (name, value), safe to print."""
         dataset = self.test.dataset + (" (NOT MNIST: it is not available here)" if self.fallback else "")
         best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
-        if self.val is None:
+        if self.val is None and self.history:
             best += " (the last one: there are no validation images to choose by)"
         speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
         folder = shlex.quote(str(self.folder))
