@@ -25,6 +25,7 @@ from mnist_cnn.training.optimizers import build_optimizer, check_optimizer
 from mnist_cnn.training.resume.saved import leaves
 from tests.conftest import QUICK, ROOT, configured, metrics, train_command, weights
 
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 ADAMW = {"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.5}
 
 
@@ -223,6 +224,13 @@ def test_dropout_grows_from_nothing_to_the_rates_of_the_layers(monkeypatch: pyte
     assert rates == [pytest.approx([0, 0]), pytest.approx([0.125, 0.25]), pytest.approx([0.25, 0.5])]
 
 
+def test_the_course_of_dropout_keeps_a_resumed_run_from_being_longer() -> None:
+    assert train_command(*QUICK, "callbacks=dropout_schedule", "run_dir=run").status == 0
+    outcome = train_command("resume=run", "trainer.max_epochs=3")
+    assert outcome.status == 2
+    assert "trainer.max_epochs can't be changed" in outcome.err
+
+
 # --- no validation images ---------------------------------------------------------------------------------------
 
 
@@ -237,11 +245,20 @@ def test_without_validation_images_all_are_trained_on_and_the_last_epoch_counts(
     assert found["train_images_per_second"] * found["fit_seconds"] == pytest.approx(2 * 1437, rel=0.01)
 
 
-@pytest.mark.parametrize("settings", [("callbacks=early_stopping",)])
-def test_nothing_can_watch_a_validation_that_there_is_not(settings: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("settings", "who"),
+    [
+        (("callbacks=early_stopping",), "callbacks.early_stopping"),
+        (
+            (f"+scheduler._target_={PLATEAU}", "+scheduler.monitor=val/loss"),
+            "scheduler",
+        ),
+    ],
+)
+def test_nothing_can_watch_a_validation_that_there_is_not(settings: tuple[str, ...], who: str) -> None:
     outcome = train_command(*QUICK, "data.val_fraction=0", *settings)
     assert outcome.status == 2
-    assert "callbacks.early_stopping: it watches val/loss, but data.val_fraction=0" in outcome.err
+    assert f"{who}: it watches val/loss, but data.val_fraction=0" in outcome.err
 
 
 # --- the recipes ------------------------------------------------------------------------------------------------

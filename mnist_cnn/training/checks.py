@@ -51,10 +51,11 @@ def check_settings(config: Config) -> None:
     if config.distill["from"] is not None:
         checkpoint.find(config.distill["from"])
     if not config.data.val_fraction:
-        for name, target in config.callbacks.items():
-            if isinstance(target, dict) and name != "checkpoint" and str(target.get("monitor")).startswith("val/"):
+        watching = {f"callbacks.{name}": target for name, target in config.callbacks.items() if name != "checkpoint"}
+        for key, target in {"scheduler": config.scheduler, **watching}.items():
+            if isinstance(target, dict) and str(target.get("monitor")).startswith("val/"):
                 raise ConfigError(
-                    f"callbacks.{name}: it watches {target['monitor']}, but data.val_fraction=0 leaves none."
+                    f"{key}: it watches {target['monitor']}, but data.val_fraction=0 leaves no validation images."
                 )
     if config.data.mirror:
         mirror_address(config.data.mirror, "data.mirror=")

@@ -153,7 +153,9 @@ def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
     if config.data.name != "auto":
         before["data.name"], now["data.name"] = stopped.dataset, config.data.name
     epochs = config.trainer.max_epochs
-    if "total_steps" in config.scheduler.values():  # its course was planned for a certain number of epochs
+    # The course of the learning rate, or of dropout, was planned for a certain number of epochs.
+    targets = [str(target.get("_target_")) for target in config.callbacks.values() if target is not None]
+    if "total_steps" in config.scheduler.values() or any(name.endswith(".DropoutSchedule") for name in targets):
         before["trainer.max_epochs"], now["trainer.max_epochs"] = stopped.training.get("max_epochs"), epochs
     for key in now | before:
         if now.get(key) != before.get(key):
@@ -181,5 +183,5 @@ def _check_optimizer(config: Config, content: Mapping[str, Any], trained: Traine
 def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
     """The error for a setting that would make the resumed run another experiment."""
     was = "the saved run has other layers" if key == "model.layers" else f"it was {one_line(str(before), 60)}"
-    was += ", and the scheduler is laid out for that" if key == "trainer.max_epochs" else ""
+    was += ", and its schedule was planned for that" if key == "trainer.max_epochs" else ""
     return ConfigError(f"resume={run}: {key} can't be changed when a run is resumed ({was}); start a new run for that.")
