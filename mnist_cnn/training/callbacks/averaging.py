@@ -1,23 +1,23 @@
 """Callbacks that are parts of a recipe: averaged weights, and dropout that grows from epoch to epoch."""
 
-from functools import partial
+from itertools import chain
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from torch import Tensor, nn
+from torch import nn
 
 
 class AveragedWeights(WeightAveraging):
     """Keeps an average of the weights over the steps; it is what is validated, kept in checkpoints and tested.
 
-    With a `decay` the average is exponential (EMA): a step counts `decay` times as much as the one after it. The first
-    steps are averaged over a tenth of the steps so far, or the initial weights would count for long (as in TensorFlow's
-    ExponentialMovingAverage). With `decay` null, all steps count alike (SWA, Izmailov et al. 2018). The average begins
-    with the epoch `first_epoch`, counted from 1; before that it is the weights themselves. The moving averages of batch
-    normalisation are averaged as well.
-    `last.ckpt` also holds the weights that training continues from. ValueError if an argument is out of range.
+    With a `decay` the average is exponential (EMA): a step counts `decay` times as much as the one after it. After t
+    steps the decay is at most (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage, so that the first
+    weights are soon forgotten. With `decay` null, all steps count alike (SWA, Izmailov et al. 2018). The average begins
+    with the epoch `first_epoch`, counted from 1; until then the weights themselves are used. The moving averages of
+    batch normalisation are averaged as well. `last.ckpt` also holds the weights that training continues from.
+    ValueError if an argument is out of range.
     """
 
     def __init__(self, decay: float | None = 0.999, first_epoch: int = 1) -> None:
@@ -26,27 +26,43 @@ class AveragedWeights(WeightAveraging):
         if first_epoch < 1:
             raise ValueError("first_epoch must be at least 1")
         self._first_epoch = first_epoch
-        super().__init__(multi_avg_fn=_mean if decay is None else partial(_exponential, decay))
+        self._decay = decay
+        super().__init__()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Make the average where the weights will be: Lightning makes it before it moves them to a GPU."""
         super().setup(trainer, pl_module, stage)
         if self._average_model is not None:
             self._average_model.to(trainer.strategy.root_device)
-            # The count is read in every step, which would wait for the GPU.
+            # The count is read in every step; on a GPU each reading would wait until the step is computed.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
     def follow(self, module: pl.LightningModule, step: int) -> None:
         """Take the weights after an optimiser step, counted from 1, into the average."""
-        assert self._average_model is not None
         if module.current_epoch + 1 >= self._first_epoch:
-            self._average_model.update_parameters(module)
+            self._update(module)
         self._latest_update_step = step
+
+    @torch.no_grad()
+    def _update(self, module: pl.LightningModule) -> None:
+        """Move the average towards the weights; the first time, onto them.
+
+        `AveragedModel.update_parameters` would copy the count to the GPU and wait for it.
+        """
+        average = self._average_model
+        assert average is not None
+        taken = int(average.n_averaged)
+        share = 1 / (1 + taken)  # of this step: all count alike
+        if self._decay is not None and taken:
+            share = 1 - min(self._decay, (1 + taken) / (10 + taken))
+        averages = chain(average.module.parameters(), average.module.buffers())
+        torch._foreach_lerp_([*averages], [*module.parameters(), *module.buffers()], share)
+        average.n_averaged += 1
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Follow the step, unless the module has done so for each of several steps."""
+        """Take the step into the average, unless the module has already done so, step by step."""
         if trainer.global_step > self._latest_update_step:
             self.follow(pl_module, trainer.global_step)
 
@@ -65,20 +81,9 @@ class AveragedWeights(WeightAveraging):
         super().on_train_end(trainer, pl_module)
 
     def _begin(self, module: pl.LightningModule) -> None:
-        """Until the average begins, have it be the weights: Lightning would leave it at the initial ones."""
+        """Before its first step, set the average to the current weights; Lightning would leave the initial ones."""
         if self._average_model is not None and self._average_model.n_averaged == 0:
             self._average_model.module.load_state_dict(module.state_dict())
-
-
-@torch.no_grad()
-def _exponential(decay: float, averages: list[Tensor], weights: list[Tensor], taken: Tensor) -> None:
-    steps = int(taken)
-    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + steps) / (10 + steps)))
-
-
-@torch.no_grad()
-def _mean(averages: list[Tensor], weights: list[Tensor], taken: Tensor) -> None:
-    torch._foreach_lerp_(averages, weights, 1 / (1 + int(taken)))
 
 
 class DropoutSchedule(Callback):
@@ -91,7 +96,7 @@ class DropoutSchedule(Callback):
     def __init__(self, start: float = 0.0, end: float = 1.0) -> None:
         for factor in (start, end):
             if not factor >= 0:
-                raise ValueError("it must not be negative")
+                raise ValueError("start and end must not be negative")
         self._start, self._end = start, end
         self._rates: dict[str, float] = {}
 
