@@ -40,13 +40,14 @@ def is_placed(grey: Tensor) -> bool:
 
 def placed(ink: Tensor, height: int, width: int) -> Tensor:
     """An image, uint8 (1, `height`, `width`), of the digit in ink (H, W): MNIST's size, stroke width and place."""
+    side = min(height, width)
     stroke = ink.numpy() > STROKE_INK
     rows, columns = (np.flatnonzero(stroke.any(axis)) for axis in (1, 0))
     digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = round(_DIGIT * height) / max(digit.shape)
-    size = [max(1, round(side * scale)) for side in digit.shape]
-    fine = resized(digit, *(side * _OVERSAMPLING for side in size))
-    scaled = resized(_thickened(fine, _STROKE * height * _OVERSAMPLING), *size).numpy()
+    scale = round(_DIGIT * side) / max(digit.shape)
+    size = [max(1, round(length * scale)) for length in digit.shape]
+    fine = resized(digit, *(length * _OVERSAMPLING for length in size))
+    scaled = resized(_thickened(fine, _STROKE * side * _OVERSAMPLING), *size).numpy()
     scaled = scaled / scaled.max()
     positions = (np.arange(size[0])[:, None], np.arange(size[1]))
     centre = [float((scaled * position).sum() / scaled.sum()) + 0.5 for position in positions]
