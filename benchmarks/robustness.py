@@ -81,7 +81,7 @@ def measure(recipes: Sequence[Recipe], test: Images, root: Path) -> None:
             for run in recipe.runs:
                 logits = logits_of(run, test)
                 recipe.predicted.append(logits.argmax(1))
-                if run.split:  # an imported network has none
+                if run.split.get("val_fraction"):  # not for an imported network, or one trained on all images
                     val = images_for(run, "val", run.dataset, root, _mirror())
                     fitted_on = (logits_of(run, val), val.labels)
                     recipe.calibration.append(calibration(fitted_on, (logits, test.labels)))
