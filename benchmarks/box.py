@@ -36,9 +36,10 @@ from mnist_cnn.inference.evaluate import evaluate, images_for
 from mnist_cnn.terminal import failed, run_command
 
 PURPOSES = {
-    "accurate": "the most accurate one, taken where no network is named",
-    "strong": "the network of the Keras examples, trained further than there",
-    "tiny_strong": "for small machines: 6,320 parameters",
+    # what follows the word "for"
+    "accurate": "the highest accuracy; used where no network is named",
+    "strong": "comparison with the Keras examples: their network, better trained",
+    "tiny_strong": "small machines: 6,320 parameters",
 }
 # Settings that say where things lie on one machine; the run folder of a resumed run is reduced to its name.
 _PLACES = ("run_dir", "data.root", "data.mirror")
