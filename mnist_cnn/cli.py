@@ -20,7 +20,7 @@ try:
 except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
     SOURCES = {}
 
-_MOST_SHOWN = 400  # pictures in what `predict --show` writes; whoever looks at more has forgotten the first
+_MOST_SHOWN = 400  # answers that `predict --show` keeps in memory and draws
 
 # What `mnist-cnn --help` lists.
 _COMMANDS = """\

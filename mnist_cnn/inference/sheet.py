@@ -13,7 +13,7 @@ from mnist_cnn.errors import one_line
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.predict import Digit, Prediction
 
-MAX_SHOWN = 1000  # images; 125 rows, 24,000 pixels high
+MAX_SHOWN = 1000  # images: 125 rows, together 24,000 pixels high
 _COLUMNS = 8
 _SIDE, _MARGIN, _LINE = 140, 8, 18  # pixels: the longer side of an image, around it, and from one line to the next
 
@@ -47,7 +47,7 @@ def _texts(found: Prediction, digit: Digit) -> tuple[str, str]:
 
 
 def _enlarged(image: Tensor) -> Image.Image:
-    """An image, uint8 (C, H, W),; each of its pixels becomes a square if there is room."""
+    """An image, uint8 (C, H, W), as large as a cell allows; each of its pixels becomes a square if it is small."""
     values = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0])
     scale = max(1, _SIDE // max(picture.size))
