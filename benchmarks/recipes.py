@@ -1,6 +1,6 @@
-"""Trains recipes with several seeds, and makes the table and the plot of accuracy against time from their run folders.
+"""Trains recipes with several seeds, and makes a table and a plot of accuracy against time from their run folders.
 
-    python benchmarks/recipes.py runs/recipes                     # trains what is missing; stop it and go on any time
+    python benchmarks/recipes.py runs/recipes                     # trains what is missing; stop it any time, and go on
     python benchmarks/recipes.py runs/recipes fast strong         # these recipes only
     python benchmarks/recipes.py runs/recipes --train 0           # from the runs that are there
     python benchmarks/recipes.py runs/recipes --jobs 8 trainer=cuda
@@ -40,16 +40,17 @@ PUBLISHED = [
 def train(folder: Path, recipe: str, seed: int, settings: Sequence[str], threads: int) -> str | None:
     """Train a recipe with a seed unless that is done, from where it was stopped; returns what went wrong."""
     run = folder / recipe / str(seed)
-    if (run / "metrics.json").exists():
+    metrics, half_done = run / "metrics.json", (run / "config.yaml").exists()
+    if metrics.exists() and not json.loads(metrics.read_text())["interrupted"]:
         return None
-    half_done = any((run / "checkpoints").glob("*.ckpt"))
     what = [f"resume={run}"] if half_done else [f"experiment={recipe}", f"seed={seed}", f"run_dir={run}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else dict(os.environ)
     print(f"{recipe}, seed {seed}", file=sys.stderr)
     done = subprocess.run(
         [sys.executable, "train.py", *what, *settings], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    return done.stderr.strip().splitlines()[-1] if done.returncode else None
+    said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    return said[-1] if done.returncode else None
 
 
 def summary(folder: Path, recipe: str) -> dict[str, Any] | None:
@@ -73,7 +74,6 @@ def summary(folder: Path, recipe: str) -> dict[str, Any] | None:
         "loss": statistics.mean(run["test/loss"] for run in runs),
         "val": statistics.mean(vals) if vals else None,
         "seconds": seconds[0] if seconds else None,
-        "best_val_seed": max(runs, key=lambda run: (run["val/accuracy"] or 0, -run["seed"]))["seed"] if vals else None,
         "test": {run["seed"]: round(value, 2) for run, value in zip(runs, tests, strict=True)},
     }
 
@@ -161,7 +161,8 @@ def main() -> int:
     if options.output:
         options.output.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
         plot(rows).savefig(options.output.with_suffix(".svg"), metadata={"Date": None})
-    print("\n".join(failures), file=sys.stderr)
+    for failure in failures:
+        print(failure, file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -71,13 +71,15 @@ def test_what_is_finished_is_not_trained_again_and_what_is_half_done_is_resumed(
 
     monkeypatch.setattr("subprocess.run", note)
     finished(tmp_path, "tiny", 0)
-    (tmp_path / "tiny/1/checkpoints").mkdir(parents=True)
-    (tmp_path / "tiny/1/checkpoints/last.ckpt").touch()
-    for seed in range(3):
+    finished(tmp_path, "tiny", 1, interrupted=True)  # by Ctrl-C
+    (tmp_path / "tiny/2").mkdir()  # killed before it wrote a checkpoint
+    for seed in (1, 2):
+        (tmp_path / f"tiny/{seed}/config.yaml").touch()
+    for seed in range(4):
         assert recipes.train(tmp_path, "tiny", seed, ["trainer=cpu"], 1) is None
-    resumed, started = ([*command[2:]] for command in commands)
-    assert resumed == [f"resume={tmp_path}/tiny/1", "trainer=cpu"]
-    assert started == ["experiment=tiny", "seed=2", f"run_dir={tmp_path}/tiny/2", "trainer=cpu"]
+    *resumed, started = ([*command[2:]] for command in commands)
+    assert resumed == [[f"resume={tmp_path}/tiny/{seed}", "trainer=cpu"] for seed in (1, 2)]
+    assert started == ["experiment=tiny", "seed=3", f"run_dir={tmp_path}/tiny/3", "trainer=cpu"]
 
 
 def test_the_command_trains_and_writes_the_table_and_the_plot(
