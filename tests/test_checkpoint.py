@@ -364,6 +364,7 @@ DIGITS = list("0123456789")
         ("training", {"seed": torch.zeros(2)}),
         ("training", {"keras": {"file": "\x1b", "version": "3"}}),
         ("training", {"keras": {"input_shape": [0.5]}}),
+        ("training", {"settings": 5}),
         ("versions", {"torch": "2\n3"}),
     ],
 )

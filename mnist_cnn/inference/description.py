@@ -53,6 +53,7 @@ class Description(msgspec.Struct, frozen=True):
     weights: Literal["float32", "float16"] = "float32"  # how the file stores what is float32 in the network
 
     def __post_init__(self) -> None:
+        msgspec.convert(self.training.get("settings", {}), dict[str, Any])
         keras = msgspec.convert(self.training.get("keras", {}), KerasFacts)
         names = [self.model, self.dataset, *self.classes, *self.versions, *self.versions.values(), *keras.values()]
         channels, *size = self.input_shape
