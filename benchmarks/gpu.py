@@ -67,7 +67,7 @@ TARGETS = {
 
 
 class Training:
-    """A network, its optimiser and one captured training step, which are used again for every seed."""
+    """A network, its optimiser and one captured training step, reused for every seed."""
 
     def __init__(self, candidate: Candidate, images: Images) -> None:
         self.candidate, self.device = candidate, images.images.device

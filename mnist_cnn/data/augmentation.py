@@ -1,4 +1,4 @@
-"""Varies training images: in every epoch each one is turned, shifted, scaled, sheared, bent or partly erased anew.
+"""Augments training images: in every epoch each is turned, shifted, scaled, sheared, bent or partly erased differently.
 
 A batch takes one matrix product, which gives the position that every pixel is read from, and one `grid_sample`: 0.2 ms
 for 128 images of MNIST on one core, where a training step of `baseline` takes 15 ms.
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mnist_cnn.config import AugmentationConfig
 
-# Bending moves the pixels by smooth fields, which are drawn at so many points along each side of an image.
+# Bending moves the pixels by a smooth field, drawn at random at this many points along each side of an image.
 _POINTS = 4
 # The longest side of an erased rectangle, as a fraction of the image's side; the shortest is a third of this.
 _ERASED = 0.4
@@ -23,8 +23,8 @@ _STREAM = 0x6D6E697374
 class Augmentation:
     """Augments images of one training set, each by random numbers that follow from seed, epoch and its position in it.
 
-    So an image is augmented alike whatever batch it is in, on any device, and in a run that was resumed. Pixels that
-    come from outside an image are 0, as its background.
+    So an image is augmented alike in any batch, on any device, and in a resumed run. Pixels that come from outside an
+    image are 0, as its background is.
     """
 
     def __init__(self, config: AugmentationConfig, seed: int, count: int, size: tuple[int, int]) -> None:
@@ -40,7 +40,7 @@ class Augmentation:
         self._basis = self._basis.to(device)
 
     def __call__(self, images: Tensor, indices: Tensor) -> Tensor:
-        """Images (N, C, H, W) with values 0 … 255 as augmented ones, float32; `indices` (N,) are their positions."""
+        """Augment images (N, C, H, W) with values 0 … 255, at the positions `indices` (N,); the result is float32."""
         height, width = self._size
         grid = (self._fields[indices].flatten(0, 1) @ self._basis).view(-1, 2, height, width).permute(0, 2, 3, 1)
         augmented: Tensor = F.grid_sample(images.float(), grid, align_corners=False)
@@ -49,7 +49,7 @@ class Augmentation:
         return augmented
 
     def _draw_fields(self, generator: torch.Generator) -> Tensor:
-        """(count, 2, K): the coefficients of the basis that give the x and the y that an image's pixels are read from.
+        """(count, 2, K): the coefficients of the basis for the x and the y that an image's pixels are read from.
 
         In the units of `grid_sample`, in which an image reaches from -1 to 1.
         """

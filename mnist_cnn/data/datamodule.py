@@ -108,7 +108,7 @@ class MNISTDataModule(pl.LightningDataModule):
         return self._evaluation_batches(self.val)
 
     def augmented(self, count: int) -> Images | None:
-        """The first training images as the first epoch shows them, to be looked at; None if they stay as they are."""
+        """The first training images as the first epoch shows them, for the report; None if they are not augmented."""
         augment, first = self._augmenter(), self.train.subset(torch.arange(min(count, len(self.train))))
         if augment is None:
             return None

@@ -17,7 +17,6 @@ MOST_BYTES = 2_000_000  # of all its checkpoints together, so that the package s
 
 _LINE = "---\n"  # above and below the YAML of a card
 
-
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
@@ -35,7 +34,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a network in the box. Accuracies are from 0 to 1."""
 
     name: str
-    purpose: str  # one line: what to take it for
+    purpose: str  # what it is for, in one line
     recipe: str  # as in experiment=RECIPE
     commands: list[str]  # that trained it and the other seeds
     dataset: str
@@ -79,9 +78,9 @@ def text(name: str) -> str:
 
 
 def find(name: str) -> Path:
-    """The checkpoint of a network in the box, after its SHA-256 was compared with its card; raises what `card` raises.
+    """The checkpoint of a network in the box, checked against the SHA-256 in its card; raises what `card` raises.
 
-    This guards against a file that was damaged or replaced by mistake. Who changes the file may change the card too.
+    This guards against a file that was damaged or replaced by mistake, not against somebody who changes both.
     """
     file, expected = BOX / f"{name}.ckpt", card(name).sha256
     try:

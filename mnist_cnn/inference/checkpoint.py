@@ -115,7 +115,8 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
 def find(path: str | Path) -> Path:
     """The checkpoint that is meant: a file, the best checkpoint of a run folder, or a network in the box by its name.
 
-    Only a text may be such a name, and a file or folder of this name goes first. CheckpointError if nothing is found.
+    Only a `str` may be such a name, and a file or folder of this name takes precedence. CheckpointError if nothing is
+    found.
     """
     return _candidates(path)[0]
 

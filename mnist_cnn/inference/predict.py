@@ -19,7 +19,7 @@ from mnist_cnn.inference.pictures.prepare import MNIST_SIZE, Box, Placing, Seen,
 
 # Data sets whose images are not digits placed as in MNIST.
 _NO_DIGITS = ("fashion_mnist", "kmnist", "cifar10")
-# The most pictures that go through the network together; more would only delay results.
+# The most images that go through the network together; more would only delay results.
 _BATCH = 64
 
 
@@ -91,7 +91,7 @@ def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto
     """Classify the pictures in these files and folders, in their order; `-` reads one from standard input.
 
     They go through the network together, first one, then two, four, and so on, so that the first results come at once
-    and none waits for more pictures than were classified before it. A probability may differ by rounding, about 1e-6,
+    and none waits for more pictures than came before it. A probability may differ by rounding, about 1e-6,
     from that of the same picture in another batch. CheckpointError if the network does not take images, or if digits
     are to be placed for a network that does not take grey digits.
     """

@@ -1,4 +1,4 @@
-"""Take several optimiser steps for each of Lightning's batches, which makes small steps cheap.
+"""Takes several optimiser steps for each of Lightning's batches, which makes small steps cheap.
 
 Lightning's own work for a batch takes about half a millisecond, a third of a whole step of `tiny`. Here it is done once
 for about 2,048 images: the data module gathers them at once, and `training_step` takes the single steps. Weights,
@@ -39,8 +39,8 @@ from mnist_cnn.training.module import Classifier
 # moves and Ctrl-C is heard.
 _IMAGES_AT_ONCE = 2048
 
-# Callbacks that have no hook for single batches, or whose hooks also work with several. Any other
-# may rely on single steps.
+# Callbacks that have no hook for single batches, or whose hooks also work with several. Any other may rely on single
+# steps.
 _EPOCHWISE = (
     AveragedWeights, BestAndLast, DropoutSchedule, EarlyStopping, EpochState, Finite, FirstBatch, History, Progress,
     StopRequest,

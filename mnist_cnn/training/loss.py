@@ -18,7 +18,7 @@ from mnist_cnn.network.arguments import show
 class Teacher:
     """A trained network whose answers another one learns to give (Hinton, Vinyals and Dean 2015, arXiv:1503.02531).
 
-    It is no part of the module that it teaches, so that checkpoints don't hold it.
+    It is not a submodule of the Classifier, so that checkpoints don't hold it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Teacher:
         return logits
 
     def loss(self, images: Tensor, logits: Tensor) -> Tensor:
-        """The mean divergence of softened answers (N, classes) from its own, as strong at any temperature."""
+        """The mean divergence of softened logits (N, classes) from its own; as strong at any temperature."""
         own, given = (F.log_softmax(x / self.temperature, 1) for x in (self(images).float(), logits.float()))
         return F.kl_div(given, own, reduction="batchmean", log_target=True) * self.temperature**2
 
@@ -63,7 +63,7 @@ class TrainingLoss:
 def build_loss(config: Config, network: Network, preprocessing: Preprocessing) -> TrainingLoss:
     """The configured loss for a network whose images are scaled by `preprocessing`.
 
-    CheckpointError if the teacher can't be used, ConfigError if it takes other images or knows other classes.
+    CheckpointError if the teacher can't be used, ConfigError if its images or its number of classes differ.
     """
     source = config.distill["from"]
     if source is None:

@@ -1,4 +1,4 @@
-"""Places a digit in an image as MNIST does, and recognises an image where it is placed so already.
+"""Places a digit in an image as MNIST does, and recognises an image in which it is already placed so.
 
 An MNIST digit is light on black, its longer side is 20 pixels, its centre of mass is in the middle of 28×28 pixels
 (LeCun et al. 1998), and its strokes are two to three pixels wide.

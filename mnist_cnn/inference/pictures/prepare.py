@@ -17,7 +17,7 @@ Placing = Literal["fit", "as-is", "auto"]
 Box = tuple[int, int, int, int]
 
 MNIST_SIZE = (28, 28)
-# Larger pictures are reduced to so many pixels; even a small digit in them has more than the image made from it.
+# Larger pictures are reduced to this; even a small digit in them still has more pixels than the image made from it.
 _WORKING_PIXELS, _WORKING_SIDE = 1024 * 1024, 8192
 
 
@@ -31,8 +31,8 @@ class Seen(NamedTuple):
 def to_images(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> list[list[Seen]]:
     """Convert an RGBA picture to images of `shape`, for a network of digits: line by line, each from left to right.
 
-    A grey image is always light on dark. Colour images, and with `as-is` all, are the whole picture, resized. DataError
-    if digits are to be found and the picture is blank or has too many.
+    A grey image is always light on dark. For a colour network, and with `as-is`, there is one image: the whole picture,
+    resized. DataError if digits are to be found and the picture is blank or has too many.
     """
     channels, height, width = shape
     whole = (0, 0, *picture.size)

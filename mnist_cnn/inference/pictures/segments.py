@@ -13,7 +13,7 @@ from mnist_cnn.errors import DataError
 from mnist_cnn.inference.pictures.placing import STROKE_INK, stroke_width
 
 MAX_DIGITS = 64  # in a picture
-_FAINT_INK = 0.05  # a pencil that slides over the paper leaves so little; it connects strokes
+_FAINT_INK = 0.05  # what a pencil leaves where it slides over the paper; it connects strokes
 _MAX_PARTS = 500  # the heaviest connected parts of the ink; what is beyond them is noise
 Mask: TypeAlias = NDArray[np.bool_]
 Counts: TypeAlias = NDArray[np.int_]
@@ -36,7 +36,7 @@ def find_digits(ink: Tensor) -> list[list[Segment]]:
     """
     strokes = ink.numpy() > STROKE_INK
     parts = _parts(ink.numpy(), strokes)
-    while (group := _groups(parts)).max() + 1 < len(parts.boxes):  # what was united may be near to more
+    while (group := _groups(parts)).max() + 1 < len(parts.boxes):  # united parts may be near further ones
         parts = _united(parts, group)
     kept = _digits(parts)
     if len(kept) > MAX_DIGITS:

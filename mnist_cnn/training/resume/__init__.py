@@ -1,1 +1,1 @@
-"""What a run starts from: another network, or a stopped run, whose settings are data and whose state is checked."""
+"""What a run starts from: another network, or a stopped run, whose settings and state are checked before use."""

@@ -1,4 +1,4 @@
-"""Makes Lightning write its checkpoints whole or not at all, as every file here, and check them when it reads them."""
+"""Has Lightning write its checkpoints whole or not at all, as every file here, and check them when it reads them."""
 
 from pathlib import Path
 from typing import Any
