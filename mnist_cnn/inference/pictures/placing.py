@@ -18,6 +18,9 @@ STROKE_INK = 0.3  # a pixel with more ink than this belongs to a stroke
 _DIGIT, _STROKE = 20 / 28, 2.2 / 28
 _CENTRE = 14.5 / 28  # of mass: MNIST's digits have it half a pixel below and to the right of the middle, ± 0.5
 _OVERSAMPLING = 4  # strokes are thickened at this multiple of the final resolution
+_LARGEST = (
+    256  # pixels; a larger image is enlarged from one of this side, because thickening takes time as its 4th power
+)
 
 
 def is_placed(grey: Tensor) -> bool:
@@ -40,7 +43,10 @@ def is_placed(grey: Tensor) -> bool:
 
 def placed(ink: Tensor, height: int, width: int) -> Tensor:
     """An image, uint8 (1, `height`, `width`), of the digit in ink (H, W): MNIST's size, stroke width and place."""
-    side = min(height, width)
+    side, largest = min(height, width), max(height, width)
+    if largest > _LARGEST:
+        small = placed(ink, *(max(1, round(length * _LARGEST / largest)) for length in (height, width)))
+        return (255 * resized(small[0] / 255, height, width)).round().to(torch.uint8)[None]
     stroke = ink.numpy() > STROKE_INK
     rows, columns = (np.flatnonzero(stroke.any(axis)) for axis in (1, 0))
     digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
