@@ -1,8 +1,8 @@
 """The configuration of a resumed run: what the run saved, with the few changes that the command line may make.
 
 A run folder may come from anybody, so `saved.py` reads its `config.yaml` as plain values. By itself it may name only
-classes of _TRUSTED (of loggers, those of _LOCAL_LOGGERS) and paths in its own folder. Anything else must be named again
-on the command line.
+classes of _TRUSTED (of loggers, those of _LOCAL_LOGGERS), paths in its own folder, and as a teacher a network of the
+package. Anything else must be named again on the command line.
 """
 
 import os
