@@ -94,7 +94,7 @@ def find(name: str) -> Path:
 
 def table() -> str:
     """A line for each network: name, parameters, test accuracy, size, purpose."""
-    rows = [("name", "parameters", "test", "size", "what for")]
+    rows = [("name", "parameters", "test", "size", "purpose")]
     for it in map(card, names()):
         size = f"{it.bytes / 1000:,.0f} kB"
         rows.append((it.name, f"{it.parameters:,}", percent(it.test_accuracy), size, it.purpose))
