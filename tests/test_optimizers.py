@@ -187,7 +187,7 @@ def test_a_run_whose_schedule_depends_on_its_length_keeps_it() -> None:
     assert train_command(*RUN, "scheduler=onecycle", "run_dir=run").status == 0
     outcome = train_command("resume=run", "trainer.max_epochs=3")
     assert outcome.status == 2
-    assert "trainer.max_epochs can't be changed when a run is resumed (it was 2, and the scheduler" in outcome.err
+    assert "trainer.max_epochs can't be changed when a run is resumed (it was 2, and its schedule" in outcome.err
 
 
 @pytest.mark.parametrize("shape", [(16, 9), (10, 400), (64, 288), (30, 30)])
