@@ -48,6 +48,7 @@ def test_a_shift_moves_images_by_up_to_so_many_pixels_in_both_directions() -> No
     assert moved.abs().max() < 3.01
     assert moved.max(0).values.min() > 2.8
     assert moved.min(0).values.max() < -2.8
+    assert abs(torch.corrcoef(moved.T)[0, 1]) < 0.15  # each direction by itself
     assert moved.std(0).allclose(torch.tensor(3 / math.sqrt(3)), rtol=0.1)  # every shift is as likely as another
 
 
