@@ -45,10 +45,10 @@ mnist-cnn evaluate {card.name}
 python train.py model.init_from={card.name}
 ```
 
-It takes a picture of one handwritten digit, 0 to 9. MNIST's digits were written by employees of the US Census Bureau
-and by American students; other hands, with a long upstroke in the 1 or a bar in the 7, may be recognised less often.
-Any picture gets a digit, also one of a letter or of nothing, and a high probability is no proof. Do not let it decide
-alone where a wrong digit does harm.
+It takes images of single handwritten digits, 0 to 9, which `mnist-cnn predict` cuts out of a picture. MNIST's digits
+were written by employees of the US Census Bureau and by American students; other hands, with a long upstroke in the 1
+or a bar in the 7, may be recognised less often. Any picture gets a digit, also one of a letter, and a high probability
+is no proof. Do not let it decide alone where a wrong digit does harm.
 
 Licence: {card.licence}, as the package. It was trained on MNIST (Y. LeCun, C. Cortes, C. J. C. Burges).
 """

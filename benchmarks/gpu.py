@@ -215,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--runs", type=int, default=MANY)
+    parser.add_argument("--runs", type=int, default=MANY, help="at least 2")
     parser.add_argument("--images", type=int, default=54_000, help="training images, fewer to try the script out")
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

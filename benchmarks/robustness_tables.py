@@ -14,8 +14,9 @@ from torch import Tensor
 
 HEAD = """# Robustness
 
-Made by `benchmarks/robustness.py` from the best checkpoint of each run. The corruptions are in the manner of MNIST-C
-(Mu and Gilmer 2019), each of one strength."""
+Made by `python benchmarks/robustness.py runs/recipes/*/[0-2] -o docs/robustness.md --wrong docs/images/always-wrong.png
+--wrong-by accurate strong`, from the best checkpoint of each run of `benchmarks/recipes.py`. The corruptions are in the
+manner of MNIST-C (Mu and Gilmer 2019), each of one strength."""
 
 _MOST = 40  # lines in a table of mistakes
 

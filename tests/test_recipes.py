@@ -185,8 +185,13 @@ def test_a_strangers_run_folder_does_not_choose_a_teacher_by_itself() -> None:
     refused = train_command("resume=taught", "trainer.max_epochs=3")
     assert refused.status == 2
     assert "distill.from, teacher, is not trusted from a run folder; name it again" in refused.err
-    again = train_command("resume=taught", "trainer.max_epochs=3", "distill.from=teacher")
+    Path("teacher").rename("moved")
+    again = train_command("resume=taught", "trainer.max_epochs=3", "distill.from=moved")
     assert again.status == 0, again.err
+    assert train_command(*QUICK, "seed=5", "run_dir=other").status == 0
+    another = train_command("resume=taught", "trainer.max_epochs=4", "distill.from=other")
+    assert another.status == 2
+    assert "distill.sha256 can't be changed" in another.err
 
 
 # --- weight decay -----------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from mnist_cnn.training.targets import class_of
 
 # What may be changed: the length of the run, the machine, and the loggers.
 _MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy")
-_MAY_CHANGE = ("trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.eval_batch_size")
+_MAY_CHANGE = ("trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.eval_batch_size", "distill.from")
 # What always comes from this command line, never from the saved run: where to fetch images, and which run is resumed.
 _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 # A group's option may be named again if it is the same one: if it has the same value under this key.

@@ -1,5 +1,6 @@
 """Finds the checkpoint that a stopped run continues from, and checks that its state is safe and the settings fit."""
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -133,7 +134,9 @@ def settings_of(config: Config) -> dict[str, Any]:
         settings |= {f"{group}.{key}": value for key, value in values.items()}
     # Where one of these is off, its settings decide nothing.
     optional = {"augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
-    optional |= {"distill": config.distill} if config.distill["from"] else {}
+    if teacher := config.distill["from"]:  # the file itself counts, not where it lies
+        digest = hashlib.sha256(checkpoint.find(teacher).read_bytes()).hexdigest()
+        optional["distill"] = {**config.distill, "from": None, "sha256": digest}
     for group, values in optional.items():
         settings |= {f"{group}.{key}": value for key, value in values.items() if value}
     for name, target in config.callbacks.items():
