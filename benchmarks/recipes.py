@@ -4,11 +4,13 @@
     python benchmarks/recipes.py runs/recipes fast strong         # these recipes only
     python benchmarks/recipes.py runs/recipes --train 0           # from the runs that are there
     python benchmarks/recipes.py runs/recipes --jobs 8 trainer=cuda
+    python benchmarks/recipes.py runs/recipes --keras             # and the published recipes in Keras
 
-A run lies in FOLDER/RECIPE/SEED. The seeds are 0 to n−1, and none is left out. The test accuracy is that of a run's
-own result: of the epoch chosen on validation images, or of the last one where the recipe has none. Seconds are those of
-seed 0, from the first step to the end of the last epoch, validation included: it is trained alone, with all processors,
-also where --jobs has the others share them.
+A run lies in FOLDER/RECIPE/SEED; one of Keras in FOLDER/keras/RECIPE/SEED. (Keras on TensorFlow is installed by
+`pip install -e '.[benchmark]'`.) The seeds are 0 to n−1, and none is left out. The test accuracy is that of a run's
+own result: of the epoch chosen on validation images, or of the last one where the recipe has none. Seconds are those
+of seed 0, from the first step to the end of the last epoch, validation included: it is trained alone, with all
+processors, also where --jobs has the others share them.
 """
 
 import argparse
@@ -30,6 +32,8 @@ SEEDS = {
     "fast": 20, "micro": 10, "tiny_strong": 10, "strong": 10, "accurate": 10,
     "baseline": 5, "tiny": 5, "deep": 5, "dropout": 5, "mlp": 5,
 }  # fmt: skip
+# Few, because Keras computes the same (docs/keras.md): they are here for the time.
+KERAS_SEEDS = dict.fromkeys(("keras/baseline", "keras/tiny", "keras/deep", "keras/dropout", "keras/mlp"), 3)
 # What others have published: seconds, test accuracy in %, and where it is from.
 PUBLISHED = [
     (0.76, 99.0, "T. Tuna, GTX 1660 Ti"),
@@ -43,11 +47,17 @@ def train(folder: Path, recipe: str, seed: int, settings: Sequence[str], threads
     metrics, half_done = run / "metrics.json", (run / "config.yaml").exists()
     if metrics.exists() and not json.loads(metrics.read_text())["interrupted"]:
         return None
-    what = [f"resume={run}"] if half_done else [f"experiment={recipe}", f"seed={seed}", f"run_dir={run}"]
+    if recipe in KERAS_SEEDS:
+        root = next((it.removeprefix("data.root=") for it in settings if it.startswith("data.root=")), "data")
+        command = ["benchmarks/keras_run.py", Path(recipe).name, str(seed), str(run), "--data-root", root]
+    elif half_done:
+        command = ["train.py", f"resume={run}", *settings]
+    else:
+        command = ["train.py", f"experiment={recipe}", f"seed={seed}", f"run_dir={run}", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)} if threads else dict(os.environ)
     print(f"{recipe}, seed {seed}", file=sys.stderr)
     done = subprocess.run(
-        [sys.executable, "train.py", *what, *settings], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     return said[-1] if done.returncode else None
@@ -56,7 +66,7 @@ def train(folder: Path, recipe: str, seed: int, settings: Sequence[str], threads
 def summary(folder: Path, recipe: str) -> dict[str, Any] | None:
     """What the table shows of a recipe, accuracies in %; None if it has no finished run."""
     runs = [json.loads(file.read_text()) for file in sorted(folder.glob(f"{recipe}/*/metrics.json"))]
-    runs = [run for run in runs if run["seed"] < SEEDS[recipe] and not run["interrupted"]]
+    runs = [run for run in runs if run["seed"] < (SEEDS | KERAS_SEEDS)[recipe] and not run["interrupted"]]
     if not runs:
         return None
     tests = [100 * run["test/accuracy"] for run in runs]
@@ -95,16 +105,22 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _kind(recipe: str) -> str:
+    if recipe in KERAS_SEEDS:
+        return "keras"
+    return "ours" if recipe in {"fast", "micro", "tiny_strong", "strong", "accurate"} else "published"
+
+
 def plot(rows: Sequence[dict[str, Any]]) -> Figure:
     """Mean test accuracy against training time; the axis of accuracy is one of errors, from many to few."""
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    ours = {"fast", "micro", "tiny_strong", "strong", "accurate"}
-    for is_ours, colour, label in (
-        (True, "#1f5fa8", "recipes of this project"),
-        (False, "#8a94a3", "published recipes, here"),
+    for kind, colour, label in (
+        ("ours", "#1f5fa8", "recipes of this project"),
+        ("published", "#6b7685", "published recipes, here"),
+        ("keras", "#b0413e", "published recipes, in Keras on TensorFlow"),
     ):
-        points = [row for row in rows if (row["recipe"] in ours) == is_ours and row["seconds"] is not None]
+        points = [row for row in rows if _kind(row["recipe"]) == kind and row["seconds"] is not None]
         if points:
             x, errors = [row["seconds"] for row in points], [100 - row["mean"] for row in points]
             axes.errorbar(x, errors, [row["std"] or 0 for row in points], fmt="o", color=colour, capsize=3, label=label)
@@ -138,17 +154,19 @@ def main() -> int:
     )
     parser.add_argument("--train", type=int, metavar="N", help="train at most the seeds below N; 0: train nothing")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each with one thread if more than one (1)")
+    parser.add_argument("--keras", action="store_true", help="also the published recipes in Keras")
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.svg, such as docs/recipes")
     options = parser.parse_intermixed_args()
-    recipes = [name for name in options.arguments if "=" not in name] or list(SEEDS)
+    seeds = SEEDS | (KERAS_SEEDS if options.keras else {})
+    recipes = [name for name in options.arguments if "=" not in name] or list(seeds)
     settings = [setting for setting in options.arguments if "=" in setting]
-    if unknown := set(recipes) - set(SEEDS):
+    if unknown := set(recipes) - set(seeds):
         parser.error(f"no such recipe: {', '.join(sorted(unknown))}")
     folder = options.folder.resolve()
     wanted = [
         (recipe, seed)
         for recipe in recipes
-        for seed in range(SEEDS[recipe] if options.train is None else min(options.train, SEEDS[recipe]))
+        for seed in range(seeds[recipe] if options.train is None else min(options.train, seeds[recipe]))
     ]
     alone, together = ([run for run in wanted if bool(run[1]) == rest] for rest in (False, True))
     outcomes = [train(folder, *run, settings, 0) for run in alone]

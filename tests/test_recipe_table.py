@@ -82,6 +82,26 @@ def test_what_is_finished_is_not_trained_again_and_what_is_half_done_is_resumed(
     assert started == ["experiment=tiny", "seed=3", f"run_dir={tmp_path}/tiny/3", "trainer=cpu"]
 
 
+def test_published_recipes_are_trained_in_keras_on_the_same_images_and_have_rows_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def note(command: list[str], **_: Any) -> Any:
+        commands.append(command[1:])
+        return type("Done", (), {"returncode": 0, "stderr": ""})
+
+    monkeypatch.setattr("subprocess.run", note)
+    assert recipes.train(tmp_path, "keras/tiny", 1, ["data.root=there"], 0) is None
+    assert commands == [
+        ["benchmarks/keras_run.py", "tiny", "1", str(tmp_path / "keras/tiny/1"), "--data-root", "there"]
+    ]
+    finished(tmp_path, "tiny", 0)
+    finished(tmp_path, "keras/tiny", 0, **{"test/accuracy": 0.97})
+    rows = [recipes.summary(tmp_path, name) for name in ("tiny", "keras/tiny")]
+    assert [row and row["mean"] for row in rows] == [pytest.approx(98), pytest.approx(97)]
+
+
 def test_the_command_trains_and_writes_the_table_and_the_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -185,7 +185,7 @@ def _candidates(path: str | Path) -> list[Path]:
         path.stat()
     except (OSError, ValueError) as error:  # ValueError: it has a NUL
         missing = isinstance(error, FileNotFoundError)
-        if missing and name in box.names():
+        if missing and isinstance(name, str) and name in box.names():
             return [box.find(name)]
         reason = "no such file or folder" if missing else getattr(error, "strerror", "no file can have this name")
         hint = ""
@@ -193,7 +193,7 @@ def _candidates(path: str | Path) -> list[Path]:
             reason += ", and no network in the box (mnist-cnn models lists them)"
             hint = did_you_mean(name, box.names())
         raise CheckpointError(f"{one_line(path)}: {reason}.{hint}") from error
-    if name in box.names():
+    if isinstance(name, str) and name in box.names():  # not for a Path: the box need not be readable
         print(f"note: {name} is taken from this folder, not from the box ({box.BOX / f'{name}.ckpt'})", file=sys.stderr)
     if not path.is_dir():
         return [path]
