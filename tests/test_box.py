@@ -75,7 +75,6 @@ def test_the_default_network_is_in_the_box_and_the_box_is_small() -> None:
 
 
 def test_the_wheel_holds_the_box_and_is_smaller_than_three_megabytes(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", minversion="77")  # an environment need not have it
     for part in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / part, tmp_path)
     shutil.copytree(ROOT / "mnist_cnn", tmp_path / "mnist_cnn", ignore=shutil.ignore_patterns("__pycache__"))
