@@ -117,31 +117,38 @@ def plot(rows: Sequence[dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     for kind, colour, label in (
         ("ours", "#1f5fa8", "recipes of this project"),
-        ("published", "#6b7685", "published recipes, here"),
+        ("published", "#5b6573", "published recipes, here"),
         ("keras", "#b0413e", "published recipes, in Keras on TensorFlow"),
     ):
         points = [row for row in rows if _kind(row["recipe"]) == kind and row["seconds"] is not None]
         if points:
             x, errors = [row["seconds"] for row in points], [100 - row["mean"] for row in points]
             axes.errorbar(x, errors, [row["std"] or 0 for row in points], fmt="o", color=colour, capsize=3, label=label)
-        for row in points:
+        for row in points if kind != "keras" else ():
+            name, offset, side = row["recipe"], -7, "right"
+            if kind == "ours":
+                name, offset, side = f"{row['recipe']}, {row['parameters']:,} parameters", 7, "left"
             axes.annotate(
-                f"{row['recipe']}, {row['parameters']:,}", (row["seconds"], 100 - row["mean"]), (6, 5),
-                textcoords="offset points", fontsize=8, color=colour,
+                name, (row["seconds"], 100 - row["mean"]), (offset, 5),
+                textcoords="offset points", ha=side, fontsize=8, color=colour,
             )  # fmt: skip
     for seconds, accuracy, name in PUBLISHED:
         axes.plot(seconds, 100 - accuracy, "D", color="#d9730d")
         axes.annotate(
-            name, (seconds, 100 - accuracy), (6, -11), textcoords="offset points", fontsize=8, color="#d9730d"
+            name, (seconds, 100 - accuracy), (7, -11), textcoords="offset points", fontsize=8, color="#d9730d"
         )
-    axes.set(xscale="log", yscale="log", xlabel="seconds of training on 2 cores (log scale)", ylabel="test accuracy, %")
+    axes.set(
+        xscale="log", yscale="log", xlim=(0.5, 5000),
+        xlabel="seconds of training on 2 cores (log scale)", ylabel="test accuracy, %",
+    )  # fmt: skip
+    axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
     ticks = [3, 2, 1, 0.5, 0.3, 0.2]
     axes.set_yticks(ticks, [f"{100 - tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
     return figure
 
 

@@ -56,7 +56,12 @@ def test_the_files_that_the_readme_links_are_there(link: str) -> None:
     assert (ROOT / link).exists()
 
 
-@pytest.mark.parametrize("row", json.loads((ROOT / "docs" / "recipes.json").read_text()), ids=lambda row: row["recipe"])
+ROWS = [
+    row for row in json.loads((ROOT / "docs" / "recipes.json").read_text()) if not row["recipe"].startswith("keras/")
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["recipe"])
 def test_the_accuracies_are_those_that_were_measured(row: dict[str, Any]) -> None:
     measured = f"{row['mean']:.2f} ± {row['std']:.2f} %"
     (line,) = [line for line in README.splitlines() if re.match(rf"\| \**`{row['recipe']}`", line)]
