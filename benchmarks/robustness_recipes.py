@@ -1,5 +1,6 @@
 """Finds the runs of each recipe for the robustness benchmark, and holds what is measured on them."""
 
+import json
 import statistics
 import sys
 from collections.abc import Iterable
@@ -88,7 +89,8 @@ def _finished(folder: Path) -> list[Path]:
 
 
 def _is_finished(file: Path) -> bool:
-    return (file.parents[1] / "metrics.json").exists()
+    metrics = file.parents[1] / "metrics.json"
+    return metrics.exists() and not json.loads(metrics.read_text()).get("interrupted")
 
 
 def _recipe_of(file: Path) -> tuple[Path, str]:

@@ -112,7 +112,10 @@ def _split(name: str) -> tuple[str, str]:
     if name not in there:
         hint = f" There are: {', '.join(there)}." if there else " It is empty; install the package again."
         raise ConfigError(f"{one_line(name)}: no network in the box has this name.{did_you_mean(name, there)}{hint}")
-    content = (BOX / f"{name}.md").read_text(encoding="utf-8")
+    try:
+        content = (BOX / f"{name}.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(name, f"its card can't be read ({one_line(flat(error))})") from error
     _, _, rest = content.partition(_LINE)
     facts, _, markdown = rest.partition(_LINE)
     return facts, markdown

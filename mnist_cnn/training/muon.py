@@ -37,7 +37,7 @@ class Muon(Optimizer):
             raise ValueError("lr and weight_decay must not be negative, and eps must be above 0")
         weights = list(params)
         if not all(isinstance(weight, Tensor) for weight in weights):
-            raise ValueError("it takes no groups of weights; its weight decay spares all but kernels anyway")
+            raise ValueError("set optimizer.decay_kernels_only=false: its weight decay spares all but kernels anyway")
         kernels = [weight for weight in weights if weight.dim() > 1]
         others = [weight for weight in weights if weight.dim() < 2]
         groups = [

@@ -134,8 +134,8 @@ def settings_of(config: Config) -> dict[str, Any]:
         settings |= {f"{group}.{key}": value for key, value in values.items()}
     # Where one of these is off, its settings decide nothing.
     optional = {"augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
-    if teacher := config.distill["from"]:  # the file itself counts, not where it lies
-        digest = hashlib.sha256(checkpoint.find(teacher).read_bytes()).hexdigest()
+    if teacher := config.distill["from"]:  # the file that is read counts, not where it lies
+        digest = hashlib.sha256(checkpoint.load_kept(teacher)[0].read_bytes()).hexdigest()
         optional["distill"] = {**config.distill, "from": None, "sha256": digest}
     for group, values in optional.items():
         settings |= {f"{group}.{key}": value for key, value in values.items() if value}
