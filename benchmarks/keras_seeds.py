@@ -38,27 +38,11 @@ def ours(recipe: str, seed: int, data_root: str) -> Scores:
 
 
 def keras(recipe: str, seed: int, data_root: str) -> Scores:
-    """The same recipe in Keras' `fit`, which restores the weights of the best epoch."""
-    from keras_recipes import RECIPES, compiled
-    from keras_recipes import keras as k
+    """The same recipe in Keras."""
+    from keras_recipes import trained
 
-    from mnist_cnn.data import datasets
-
-    k.utils.set_random_seed(seed)
-    mnist = datasets.load("mnist", data_root)
-    train, test = (
-        (part.images.permute(0, 2, 3, 1).numpy() / 255.0).astype("float32") for part in (mnist.train, mnist.test)
-    )
-    network, settings = compiled(recipe), RECIPES[recipe]
-    mode = "min" if settings.monitor.endswith("loss") else "max"
-    keep_best = k.callbacks.EarlyStopping(settings.monitor, mode=mode, patience=30, restore_best_weights=True)
-    network.fit(
-        train, mnist.train.labels.numpy(),
-        batch_size=settings.batch_size, epochs=settings.epochs, validation_split=settings.val_fraction,
-        callbacks=[keep_best], verbose=0,
-    )  # fmt: skip
-    scores = network.evaluate(test, mnist.test.labels.numpy(), batch_size=1000, verbose=0, return_dict=True)
-    return {**scores, "val": network.history.history["val_accuracy"][keep_best.best_epoch]}
+    figures = trained(recipe, seed, data_root)
+    return {name: figures[name] for name in ("accuracy", "loss", "val")}
 
 
 def paired(recipe: str, seed: int, data_root: str) -> tuple[Scores, Scores]:

@@ -108,7 +108,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def _kind(recipe: str) -> str:
     if recipe in KERAS_SEEDS:
         return "keras"
-    return "ours" if recipe in {"fast", "micro", "tiny_strong", "strong", "accurate"} else "published"
+    return "published" if f"keras/{recipe}" in KERAS_SEEDS else "ours"
 
 
 def plot(rows: Sequence[dict[str, Any]]) -> Figure:
