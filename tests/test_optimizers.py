@@ -109,6 +109,10 @@ class NoClosure(torch.optim.SGD):
         ),
         (("~optimizer._target_",), "optimizer: _target_ is missing"),
         (
+            ("experiment=fast", "scheduler=none"),
+            "scheduler: _target_ is missing; it names the class. To have none, add '~s",
+        ),
+        (
             ("optimizer._target_=nowhere.Adam",),
             "optimizer._target_=nowhere.Adam: the module can't be imported: No module named",
         ),

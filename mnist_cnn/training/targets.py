@@ -32,8 +32,9 @@ def class_of(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
         raise ConfigError(f"{written(key, target)}: it must have a _target_, which names its class, and arguments.")
     path = target.get("_target_")
     if path is None:
-        left = [f"'~{key}'"] if "." in key else [f"'~{key}.{name}'" for name in target]  # such as a recipe's values
-        raise ConfigError(f"{key}: _target_ is missing; it names the class. To have none, add {' '.join(left)}.")
+        rest = [f"'~{key}'"] if "." in key else [f"'~{key}.{name}'" for name in target]  # such as a recipe's values
+        hint = f" To have none, add {' '.join(rest)}." if key != "optimizer" else ""
+        raise ConfigError(f"{key}: _target_ is missing; it names the class.{hint}")
     shown = written(f"{key}._target_", path)
     module, _, name = str(path).rpartition(".")
     if not all(part.isidentifier() for part in (*module.split("."), name)):
