@@ -246,6 +246,15 @@ def test_a_damaged_card_is_refused_in_a_line(card: str, copied_box: Path, capsys
         assert err.startswith("error: accurate: its card is damaged (")
 
 
+def test_a_card_that_is_no_text_is_refused_in_a_line(copied_box: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (copied_box / "strong.md").open("ab") as file:
+        file.write(b"\xff\xfe")
+    for command in (["models"], ["models", "strong"], ["predict", "strong", *sevens()]):
+        status, out, err = run(capsys, *command)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("error: strong: its card can't be read (")
+
+
 def test_an_empty_box_says_what_to_do(copied_box: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(copied_box)
     status, _, err = run(capsys, "predict", *sevens())

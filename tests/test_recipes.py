@@ -194,6 +194,20 @@ def test_a_strangers_run_folder_does_not_choose_a_teacher_by_itself() -> None:
     assert "distill.sha256 can't be changed" in another.err
 
 
+def test_the_teacher_of_a_resumed_run_is_the_file_that_was_read_even_if_the_best_one_is_damaged() -> None:
+    trained()
+    kept = Path("teacher/checkpoints")
+    (kept / "best.ckpt").write_bytes(b"damaged")
+    taught = train_command(*QUICK, "distill.from=teacher", "run_dir=taught")
+    assert taught.status == 0, taught.err
+    assert "Using the last epoch instead" in taught.err
+    assert train_command(*QUICK, "seed=5", "run_dir=other").status == 0
+    (kept / "last.ckpt").write_bytes(Path("other/checkpoints/last.ckpt").read_bytes())
+    another = train_command("resume=taught", "trainer.max_epochs=3", "distill.from=teacher")
+    assert another.status == 2
+    assert "distill.sha256 can't be changed" in another.err
+
+
 # --- weight decay -----------------------------------------------------------------------------------------------
 
 

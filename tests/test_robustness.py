@@ -205,14 +205,20 @@ def test_always_wrong_are_the_images_that_no_network_gets_right() -> None:
 def test_runs_that_differ_only_in_their_seed_are_one_recipe(
     digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ("0_seed=0", "1_seed=1", "2_augmentation=affine,seed=0", "3_augmentation=affine,seed=1", "4_seed=2")
+    names = (
+        "0_seed=0", "1_seed=1", "2_augmentation=affine,seed=0", "3_augmentation=affine,seed=1", "4_seed=2", "5_seed=3"
+    )  # fmt: skip
     for name in names:
         shutil.copytree(digits_run, tmp_path / "tiny" / name)
     shutil.copytree(digits_run, tmp_path / "elsewhere" / "tiny" / "0_seed=0")
-    (tmp_path / "tiny" / names[-1] / "metrics.json").unlink()
+    (tmp_path / "tiny" / "4_seed=2" / "metrics.json").unlink()
+    stopped = tmp_path / "tiny" / "5_seed=3" / "metrics.json"  # by Ctrl-C
+    stopped.write_text(json.dumps({**json.loads(stopped.read_text()), "interrupted": True}))
     found = {recipe.name: len(recipe.runs) for recipe in find_recipes([tmp_path / "tiny"])}
     assert found == {"tiny": 2, "tiny/augmentation=affine": 2}
-    assert "4_seed=2: left out" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "4_seed=2: left out" in said
+    assert "5_seed=3: left out" in said
     single = [tmp_path / "tiny" / name for name in names[:2]]
     checkpoint = single[0] / "checkpoints" / "best.ckpt"
     assert [(recipe.name, len(recipe.runs)) for recipe in find_recipes([*single, checkpoint])] == [("tiny", 2)]
