@@ -18,9 +18,8 @@ STROKE_INK = 0.3  # a pixel with more ink than this belongs to a stroke
 _DIGIT, _STROKE = 20 / 28, 2.2 / 28
 _CENTRE = 14.5 / 28  # of mass: MNIST's digits have it half a pixel below and to the right of the middle, ± 0.5
 _OVERSAMPLING = 4  # strokes are thickened at this multiple of the final resolution
-_LARGEST = (
-    256  # pixels; a larger image is enlarged from one of this side, because thickening takes time as its 4th power
-)
+# Pixels; a larger image is enlarged from one of this side, because thickening takes time as its 4th power.
+_LARGEST = 256
 
 
 def is_placed(grey: Tensor) -> bool:
