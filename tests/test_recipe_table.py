@@ -92,9 +92,9 @@ def test_published_recipes_are_trained_in_keras_on_the_same_images_and_have_rows
         return type("Done", (), {"returncode": 0, "stderr": ""})
 
     monkeypatch.setattr("subprocess.run", note)
-    assert recipes.train(tmp_path, "keras/tiny", 1, ["data.root=there"], 0) is None
+    assert recipes.train(tmp_path, "keras/tiny", 0, ["data.root=there"], 0) is None
     assert commands == [
-        ["benchmarks/keras_run.py", "tiny", "1", str(tmp_path / "keras/tiny/1"), "--data-root", "there"]
+        ["benchmarks/keras_run.py", "tiny", "0", str(tmp_path / "keras/tiny/0"), "--data-root", "there"]
     ]
     finished(tmp_path, "tiny", 0)
     finished(tmp_path, "keras/tiny", 0, **{"test/accuracy": 0.97})
