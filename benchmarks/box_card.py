@@ -23,7 +23,7 @@ For {card.purpose}.
 | test accuracy | {percent(card.test_accuracy)} of `{card.dataset}` |
 | test accuracy of the recipe | {card.test_accuracy_of_seeds} ({seeds}) |
 | validation accuracy | {validation} |
-| the recipe on corrupted test images | {card.corrupted_accuracy or "not measured"} |
+| on corrupted test images | {card.corrupted_accuracy or "not measured"} |
 | parameters | {card.parameters:,} |
 | file | {card.bytes:,} bytes, weights in {card.weights} |
 | SHA-256 | `{card.sha256}` |
