@@ -146,7 +146,7 @@ def test_ctrl_c_prints_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mnist_cnn.cli._evaluate", interrupted)
+    monkeypatch.setattr("mnist_cnn.commands.evaluate.run", interrupted)
     assert run(capsys, "evaluate", "x") == (130, "", "interrupted\n")
 
 
@@ -228,20 +228,20 @@ def test_whatever_fails_is_told_in_escaped_lines(
     def fail(_: object) -> None:
         raise failure
 
-    monkeypatch.setattr("mnist_cnn.cli._evaluate", fail)
+    monkeypatch.setattr("mnist_cnn.commands.evaluate.run", fail)
     assert run(capsys, "evaluate", "x") == (1, "", f"error: {says}\n")
 
 
 def test_a_lack_of_memory_that_torch_reports_is_told_and_a_bug_keeps_its_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("mnist_cnn.cli._evaluate", lambda _: torch.empty(2**62, dtype=torch.uint8))
+    monkeypatch.setattr("mnist_cnn.commands.evaluate.run", lambda _: torch.empty(2**62, dtype=torch.uint8))
     assert run(capsys, "evaluate", "x") == (
         1,
         "",
         "error: there is not enough memory for this; a smaller data.batch_size or another machine may help.\n",
     )
-    monkeypatch.setattr("mnist_cnn.cli._evaluate", lambda _: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr("mnist_cnn.commands.evaluate.run", lambda _: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError):
         main(["evaluate", "x"])
 

@@ -1,0 +1,22 @@
+"""Arguments that several commands take."""
+
+import argparse
+from pathlib import Path
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CKPT_OR_RUN",
+        help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists",
+    )  # fmt: skip
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:
+    parser.add_argument("--json", action="store_true", help=what)
+
+
+def file_path(text: str) -> Path:
+    """The type of an argument that is a path; an empty one is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)

@@ -1,0 +1,70 @@
+"""`mnist-cnn evaluate`: measures a trained network."""
+
+import argparse
+import os
+
+from mnist_cnn import quick_imports
+from mnist_cnn.commands.arguments import add_checkpoint, add_json
+from mnist_cnn.errors import DataError, one_line, unicode_text
+from mnist_cnn.terminal import print_json
+
+try:
+    from mnist_cnn.data.sources import SOURCES
+except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
+    SOURCES = {}
+
+DESCRIPTION = "Measure a trained network: by default, on the test images of the data set that it was trained on."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
+    parser.add_argument("--data", choices=tuple(SOURCES), metavar="NAME", help=f"one of {', '.join(SOURCES)}")
+    parser.add_argument("--data-root", default="data", metavar="FOLDER", help="the folder of the image files (data)")
+    parser.add_argument(
+        "--mirror",
+        metavar="ADDRESS",
+        help="a folder or web address that has the image files, tried before all others (for mnist: the environment "
+        "variable MNIST_MIRROR)",
+    )
+    parser.add_argument(
+        "--tta", action="store_true", help="also average each image's answers over nine views, shifted by up to a pixel"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mnist_cnn.data.datasets import MissingFilesError
+        from mnist_cnn.inference import checkpoint
+        from mnist_cnn.inference.evaluate import VIEWS, evaluate, images_for
+
+    file, trained = checkpoint.load_kept(options.checkpoint)
+    name = options.data or trained.dataset
+    try:
+        images = images_for(trained, options.split, name, options.data_root, _mirror(options.mirror, name))
+    except MissingFilesError as error:
+        way_out = "name a folder or web address that has them: --mirror ADDRESS"
+        way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
+        raise DataError(f"{error}\n  - {way_out}") from None
+    result = evaluate(trained, images, name, options.split)
+    views = evaluate(trained, images, name, options.split, VIEWS) if options.tta else None
+    if options.json:
+        averaged = {"tta": {"views": len(VIEWS), "accuracy": views.accuracy, "loss": views.loss}} if views else {}
+        print_json({"checkpoint": unicode_text(file), "model": trained.model, **result.to_dict(), **averaged})
+        return 0
+    print(f"{trained.model}, {trained.provenance}, from {one_line(file)}\n{result.summary()}")
+    if views:
+        print(f"\nwith test-time augmentation, the mean over {len(VIEWS)} views shifted by up to a pixel:")
+        print(f"accuracy  {views.accuracy:.2%}\nloss      {views.loss:.4f}")
+    return 0
+
+
+def _mirror(option: str | None, dataset: str) -> str | None:
+    """The address of the mirror, or None; ConfigError in the user's words if it is not an address."""
+    from mnist_cnn.data.download import mirror_address
+
+    mirror, given_as = option, "--mirror "
+    if not mirror and dataset == "mnist":
+        mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
+    return mirror_address(mirror, given_as) if mirror else None

@@ -1,0 +1,79 @@
+"""`mnist-cnn predict`: says what pictures show."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mnist_cnn import quick_imports
+from mnist_cnn.commands.arguments import add_json, file_path
+from mnist_cnn.errors import ConfigError, one_line
+from mnist_cnn.terminal import failed, print_json
+
+_MOST_SHOWN = 400  # answers that `--show` keeps in memory and draws
+
+DESCRIPTION = (
+    "Say which digit or number each picture shows: a photograph or a drawing, dark on light or light on dark. A "
+    "number is answered with the probability of each digit, and each line of several separately."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", metavar="[CKPT_OR_RUN] PICTURE", nargs="+",
+        help="pictures, folders of pictures, or - for one on standard input; before them, a checkpoint, a run folder, "
+        "or a network that mnist-cnn models lists (default: accurate)",
+    )  # fmt: skip
+    parser.set_defaults(placing="auto")
+    placing = parser.add_mutually_exclusive_group()
+    placing.add_argument(
+        "--as-is", dest="placing", action="store_const", const="as-is",
+        help="take every picture as a whole, only resized, and light on dark for a grey network",
+    )  # fmt: skip
+    placing.add_argument(
+        "--fit", dest="placing", action="store_const", const="fit",
+        help="cut out and centre every digit, even in an image of MNIST, which by default is taken as it is",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show", metavar="FILE.png", type=file_path, help="write a picture of what the network saw, with the answers"
+    )
+    add_json(parser, "print one line of JSON for each picture, or for each line of digits in it")
+
+
+def run(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mnist_cnn.files import check_is_new
+        from mnist_cnn.inference import box, checkpoint
+        from mnist_cnn.inference.predict import Prediction, predict
+
+    if options.show:
+        if options.show.suffix.lower() != ".png":
+            raise ConfigError(f"--show {options.show}: the picture is a PNG; name it {options.show.stem}.png")
+        check_is_new(options.show)
+    first, *others = options.paths
+    if not all(options.paths):
+        raise ConfigError("the name of a picture is empty.")
+    if checkpoint.is_meant(first):
+        _, trained = checkpoint.load_kept(first)
+        if not others:
+            raise ConfigError(f"no picture given: mnist-cnn predict {one_line(first)} PICTURE")
+    else:
+        others = options.paths
+        trained = checkpoint.load(box.find(box.DEFAULT))
+        print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
+    any_failed, shown = False, list[Prediction]()
+    for prediction in predict(trained, [Path(path) for path in others], options.placing):
+        any_failed |= prediction.error is not None
+        if options.show and len(shown) < _MOST_SHOWN:
+            shown.append(prediction)
+        if options.json:
+            print_json(prediction.to_dict())
+        elif prediction.error is None:
+            print(prediction.summary(), flush=True)
+        else:
+            failed(prediction.error)
+    if options.show:
+        from mnist_cnn.inference.sheet import write_sheet
+
+        if images := write_sheet(options.show, shown):
+            print(f"what the network saw, {images} images, is in {one_line(options.show)}", file=sys.stderr)
+    return 1 if any_failed else 0
