@@ -19,21 +19,17 @@ from unittest.mock import patch
 
 import torch
 import yaml
-from fuzz_contract import ROOT, Fault, Kind, Outcome, hold
+from fuzz_contract import Fault, Kind, Outcome, hold
 from fuzz_files import ODD_VALUES
 from fuzz_mutations import ODD, RANDOM, mutate_bytes, mutate_values
 from hypothesis import strategies as st
 
+from mnist_cnn.commands import train
 from mnist_cnn.data import datasets
 from mnist_cnn.data.datasets import MissingFilesError
-from mnist_cnn.hydra_cli import run_hydra
 from mnist_cnn.inference.checkpoint import to_bytes
-from mnist_cnn.training import results, trainer
+from mnist_cnn.training import run
 from mnist_cnn.training.callbacks import Finite
-
-sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the package
-
-from train import train
 
 _STOPPED = 128 + signal.SIGTERM
 GOOD = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
@@ -49,7 +45,7 @@ def good_run(folder: Path) -> Path:
 def _train(*arguments: str) -> int:
     """`python train.py …`."""
     with patch.object(sys, "argv", ["train.py", *arguments]), patch.dict(os.environ):
-        return run_hydra(train, ROOT / "conf")
+        return train.main(arguments)
 
 
 @contextmanager
@@ -68,7 +64,7 @@ def _replaced(trains: bool) -> Iterator[None]:
             with patch.object(Finite, "on_train_batch_start", stop, create=True):
                 yield
         else:
-            with patch.object(trainer, "fit", _nothing), patch.object(results, "evaluate_and_report", _nothing):
+            with patch.object(run, "fit", _nothing), patch.object(run, "evaluate_and_report", _nothing):
                 yield
 
 

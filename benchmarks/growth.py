@@ -62,7 +62,7 @@ def train(setting: Setting, data_root: str) -> None:
         chosen = torch.arange(setting.images) % len(data.train)
         data.train = Images(data.train.images[chosen], data.train.labels[chosen])
         data.val = Images(data.val.images[:1000], data.val.labels[:1000])
-        trainer = build_trainer(config, Path(folder))
+        trainer = build_trainer(config, Path(folder), "benchmarks/growth.py")
         module = build_classifier(config, build_network(config.model.layers, (1, 28, 28), 10), data, trainer, None)
         fit(trainer, module, data, config)
 

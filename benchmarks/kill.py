@@ -50,7 +50,7 @@ CASES: dict[str, Sequence[str]] = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Imported once, in the process that the runs are forked from.
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mnist_cnn.training.trainer", "mnist_cnn.training.results", "mnist_cnn.hydra_cli"])
+CONTEXT.set_forkserver_preload(["mnist_cnn.training.run", "mnist_cnn.hydra_cli"])
 MOST_KILLS = 3  # in one trial
 AIMED = 1 / 3  # of the kills: while a file is being written
 
@@ -97,11 +97,9 @@ def _train(arguments: Sequence[str], errors: Path) -> None:
     sys.argv = [str(TRAIN), *arguments]
     if "trainer=ddp" in arguments or _is_of_two_processes(arguments):
         os.execv(sys.executable, [sys.executable, *sys.argv])
-    sys.path.insert(0, str(TRAIN.parent))
-    from mnist_cnn.hydra_cli import run_hydra
-    from train import train
+    from mnist_cnn.commands import train
 
-    sys.exit(run_hydra(train, TRAIN.parent / "conf"))
+    sys.exit(train.main(sys.argv[1:]))
 
 
 def _is_of_two_processes(arguments: Sequence[str]) -> bool:

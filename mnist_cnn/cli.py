@@ -1,15 +1,17 @@
-"""The command line of trained networks: `mnist-cnn <command>`."""
+"""The command line: `mnist-cnn <command>`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, export, import_keras, models, predict
+from mnist_cnn.commands import doctor, evaluate, export, import_keras, models, predict, train
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
+    "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "models": models,
@@ -20,6 +22,9 @@ COMMANDS = {
 
 # What `mnist-cnn --help` lists.
 _LIST = """\
+train a network
+  train         the same as python train.py; mnist-cnn train --help lists the settings
+
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
   predict       say which digit or number a picture shows
@@ -39,7 +44,10 @@ mnist-cnn COMMAND --help describes the options of a command.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status: 0 done, 1 failed, 2 wrong usage."""
     allow_any_text()
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:  # Hydra has a grammar of its own
+        return train.main(words[1:], words[:1])
+    options = _parser().parse_args(words)
     return run_command(lambda: int(options.run(options)))
 
 
@@ -54,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="mnist-cnn",
         usage="mnist-cnn [-h] [--version] COMMAND ...",
-        description="Use networks that were trained with train.py.",
+        description="Train small networks on MNIST, and use them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mnist-cnn {__version__}")

@@ -25,7 +25,7 @@ from mnist_cnn import __version__
 from mnist_cnn.errors import one_line
 
 if TYPE_CHECKING:
-    from packaging.specifiers import SpecifierSet
+    from packaging.requirements import Requirement
 
 Facts = dict[str, str | int | bool]
 
@@ -83,22 +83,22 @@ def _ask(question: Callable[[], Facts]) -> Facts:
 
 def _packages() -> tuple[Facts, set[str], list[str]]:
     """The version of each package, the names of those that can be imported, and what is wrong with the others."""
-    bounds = _bounds()
+    needed = _requirements()
     versions, usable = dict[str, str | int | bool](), set[str]()
-    problems = [] if bounds else ["mnist-cnn or packaging is not installed: pip install -e ."]
+    problems = [] if needed else ["mnist-cnn or packaging is not installed: pip install -e ."]
     for name, module in _PACKAGES.items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
-            problems += [f"{name} is not installed"] if name in bounds else []
+            problems += [f"{name} is not installed"] if name in needed and needed[name].marker is None else []
             continue
         versions[name] = version
         if (name, version) in _MALICIOUS:
             problems.append(f"{name} {version} is malicious: uninstall it, and replace every key that was used here")
             continue
-        if name in bounds and version not in bounds[name]:
-            problems.append(f"{name} {version} is not one of the tested versions, {bounds[name]}")
+        if name in needed and version not in needed[name].specifier:
+            problems.append(f"{name} {version} is not one of the tested versions, {needed[name].specifier}")
         if name in _STAND_ON_TORCH and "torch" not in usable:
             continue
         try:
@@ -109,13 +109,13 @@ def _packages() -> tuple[Facts, set[str], list[str]]:
     return versions, usable, problems
 
 
-def _bounds() -> "dict[str, SpecifierSet]":
-    """The versions of each dependency that this package allows; empty if that is not known."""
+def _requirements() -> "dict[str, Requirement]":
+    """The packages that using and training networks need, by name, with their versions; empty if that is not known."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement
 
-        needed = map(Requirement, metadata.requires("mnist-cnn") or [])
-        return {one.name.lower(): one.specifier for one in needed if one.marker is None}
+        everything = map(Requirement, metadata.requires("mnist-cnn") or [])
+        return {one.name.lower(): one for one in everything if not one.marker or "train" in str(one.marker)}
     return {}
 
 

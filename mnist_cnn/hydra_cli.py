@@ -1,4 +1,4 @@
-"""`python train.py …`: composes the configuration with Hydra and runs the task, once or for every run of a sweep.
+"""Composes the configuration with Hydra and runs the task, once or for every run of a sweep.
 
 A user's mistake ends in one line that names the setting and, where there is one, the nearest right name.
 """
@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +24,11 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from mnist_cnn import config, quick_imports
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error, did_you_mean, flat, one_line
 from mnist_cnn.sweep import Sweep
-from mnist_cnn.terminal import allow_any_text, failed
+from mnist_cnn.terminal import allow_any_text, failed, train_command
 
+_PACKAGE = Path(__file__).parent
+# A wheel has the configuration inside the package, a checkout has it beside the package.
+CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
 # Settings whose value is a path, taken as it is written: `=`, `,` and quotes mean something else to Hydra.
 PATHS = ("resume", "run_dir", "model.init_from", "distill.from")
 # Groups whose classes take arguments that their files may leave out.
@@ -36,20 +39,26 @@ RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLUR
 COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK")
 
 
-def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
-    """Compose what `sys.argv` asks for from the folder `conf`, hand it to `task`, and return the exit status.
+def run_hydra(
+    task: Callable[[DictConfig], Any], conf: Path, arguments: Sequence[str], words: Sequence[str] = ()
+) -> int:
+    """Compose what `arguments` ask for from the folder `conf`, hand it to `task`, and return the exit status.
+
+    While `task` runs, `sys.argv` has `words` in front of them, because Lightning starts further processes with it.
 
     HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
     asked = os.environ.get("HYDRA_FULL_ERROR")
     tracebacks, is_running, sweep = asked == "1", False, Sweep()
     allow_any_text()
+    OmegaConf.register_new_resolver("train_command", train_command, replace=True)  # for the text of --help
 
     def job(composed: DictConfig) -> Any:
         nonlocal is_running
         is_running = True
         with _hydra_full_error(asked):  # processes that the task starts see what the user set
             try:
+                sys.argv[1:] = [*words, *checked]
                 return task(_resumed(composed) if composed.resume else composed)
             except Exception as exception:
                 error = exception if tracebacks else as_user_error(exception) or exception
@@ -64,10 +73,11 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
                     raise
                 raise error from exception
 
+    checked: list[str] = []
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__  # Hydra names the program after them
     try:
         _check_environment()
-        sys.argv[1:] = _checked(sys.argv[1:], conf)
+        sys.argv[1:] = checked = _checked(arguments, conf)
         with _hydra_full_error("1"):  # so that Hydra raises what it would print
             hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
         if sweep.discard_if_empty():
@@ -131,7 +141,7 @@ def _resumed(composed: DictConfig) -> DictConfig:
     return resumed(composed, [override.key_or_group for override in OverridesParser.create().parse_overrides(task)])
 
 
-def _checked(arguments: list[str], conf: Path) -> list[str]:
+def _checked(arguments: Sequence[str], conf: Path) -> list[str]:
     """The arguments as Hydra wants them, flags last; ConfigError for what Hydra would answer with a page of text."""
     for argument in arguments:
         key, _, text = argument.partition("=")
@@ -141,7 +151,8 @@ def _checked(arguments: list[str], conf: Path) -> list[str]:
     setattr(parser, "error", _refuse_flag)  # noqa: B010  # it would print its usage and exit
     options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        raise ConfigError(f"{unknown[0]}: settings are written key=value, without dashes. See: python train.py --help")
+        see = f"See: {train_command()} --help"
+        raise ConfigError(f"{unknown[0]}: settings are written key=value, without dashes. {see}")
     if options.experimental_rerun is not None:
         raise ConfigError("--experimental-rerun: it unpickles a file, which may run any code; take resume=FOLDER.")
     if options.package is not None and options.cfg is None:
@@ -176,7 +187,7 @@ def _checked(arguments: list[str], conf: Path) -> list[str]:
 
 
 def _refuse_flag(message: str) -> NoReturn:
-    raise ConfigError(f"{message}. See: python train.py --hydra-help")
+    raise ConfigError(f"{message}. See: {train_command()} --hydra-help")
 
 
 def _quoted(argument: str) -> str:
@@ -212,7 +223,7 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     line = config.explain(refused, setting)
     if isinstance(refused, ConfigKeyError | AttributeError):
         line += "" if "Did you mean" in line else _where_else((setting or key).partition("=")[0], conf)
-        line += " See: python train.py --help"
+        line += f" See: {train_command()} --help"
     return line
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -92,7 +91,7 @@ def _make_run_dir(config: Config, dataset: str) -> tuple[Path, list[Path]]:
             raise ConfigError(f"run_dir={folder}: it can't be created: {error.strerror}.") from error
 
 
-def record(folder: Path, config: Config) -> None:
+def record(folder: Path, config: Config, command: str) -> None:
     """Write `config.yaml`: the commands that the run was started and resumed with, and every setting.
 
     Plain values, so that a resumed run reads them back; `${run_dir}` stands for the folder, which may be moved.
@@ -102,7 +101,6 @@ def record(folder: Path, config: Config) -> None:
     file = folder / "config.yaml"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     commands = [line for line in lines if line.startswith("# ")]
-    command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
     commands.append(f"# {one_line(command, 2000)}")
     values = {**config.to_dict(), "run_dir": None, "resume": None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

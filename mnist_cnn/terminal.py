@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from mnist_cnn.errors import UserError, as_user_error, printable
@@ -46,6 +48,17 @@ def failed(message: str, status: int = 1) -> int:
     """Print an error, its control characters escaped, and return the exit status."""
     print(f"error: {printable(message)}", file=sys.stderr)
     return status
+
+
+def train_command() -> str:
+    """How this program is told to train: `python train.py` if it is that script, otherwise `mnist-cnn train`."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "mnist-cnn train"
+
+
+def command_line() -> str:
+    """What was typed to start this program."""
+    program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["mnist-cnn"]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def print_json(fields: Mapping[str, Any]) -> None:

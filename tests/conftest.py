@@ -22,15 +22,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from mnist_cnn.commands import train
+from mnist_cnn.config import Config, to_config
+from mnist_cnn.data.datasets import is_present
+from mnist_cnn.data.sources import SOURCES
+
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
-sys.path.insert(0, str(ROOT))  # for train.py, which is a script beside the package
-
-from mnist_cnn.config import Config, to_config  # noqa: E402
-from mnist_cnn.data.datasets import is_present  # noqa: E402
-from mnist_cnn.data.sources import SOURCES  # noqa: E402
-from mnist_cnn.hydra_cli import run_hydra  # noqa: E402
-from train import train  # noqa: E402
 
 # These small networks are faster on one thread, and other work on the machine doesn't slow one thread down many times.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,7 +55,7 @@ def train_command(*settings: str) -> Outcome:
     sys.argv = ["train.py", *settings]
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            status = run_hydra(train, CONF)
+            status = train.main(settings)
     except SystemExit as end:
         status = int(end.code or 0)
     finally:

@@ -162,13 +162,13 @@ def test_steps_are_taken_one_by_one_where_something_needs_them(
     settings: tuple[str, ...], reason: str | None, tmp_path: Path
 ) -> None:
     config = configured(*RUN, *settings)
-    found = fast_steps.why_not(config, build_trainer(config, tmp_path))
+    found = fast_steps.why_not(config, build_trainer(config, tmp_path, "a test"))
     assert found is None if reason is None else reason in str(found)
 
 
 def test_float16_takes_single_steps(tmp_path: Path) -> None:
     config = configured(*RUN, "trainer.precision=16-mixed")
-    trainer = build_trainer(configured(*RUN), tmp_path)  # a processor can't do it
+    trainer = build_trainer(configured(*RUN), tmp_path, "a test")  # a processor can't do it
     assert "float16" in str(fast_steps.why_not(config, trainer))
 
 

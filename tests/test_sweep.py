@@ -65,8 +65,9 @@ def test_a_sweep_whose_runs_all_fail_leaves_nothing_but_what_was_there() -> None
 
 
 def sweep(task: Any, monkeypatch: pytest.MonkeyPatch, *settings: str) -> int:
-    monkeypatch.setattr("sys.argv", ["train.py", "-m", "run_dir=sweep", *settings])
-    return hydra_cli.run_hydra(task, CONF)
+    arguments = ["-m", "run_dir=sweep", *settings]
+    monkeypatch.setattr("sys.argv", ["train.py", *arguments])
+    return hydra_cli.run_hydra(task, CONF, arguments)
 
 
 def test_a_bug_in_a_run_keeps_its_traceback_and_hides_no_other(

@@ -279,7 +279,7 @@ def test_lightnings_own_test_loop_agrees_with_evaluate(tmp_path: Path) -> None:
     data = MNISTDataModule(config.data, config.seed)
     data.prepare_data()
     data.setup()
-    trainer = build_trainer(config, tmp_path)
+    trainer = build_trainer(config, tmp_path, "a test")
     module = build_classifier(config, build_network(config.model.layers, (1, 28, 28), 10), data, trainer, None)
     fit(trainer, module, data, config)
     (measured,) = trainer.test(module, datamodule=data, verbose=False)

@@ -9,6 +9,7 @@ from mnist_cnn.data.images import Images
 from mnist_cnn.errors import one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import Evaluation
+from mnist_cnn.terminal import train_command
 
 # `epoch` (counted from 1), `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `lr`, and `seconds`.
 EpochRow = dict[str, float]
@@ -113,7 +114,7 @@ class Run:
 
 def resume_command(folder: Path) -> str:
     """What to type to continue the run in this folder."""
-    return f"python train.py resume={shlex.quote(str(folder))}"
+    return f"{train_command()} resume={shlex.quote(str(folder))}"
 
 
 def _scores(evaluation: Evaluation) -> str:

@@ -1,35 +1,75 @@
-"""The end of a run: the kept checkpoint is evaluated, and the results are written and printed."""
+"""One run from start to end: configuration → network → data → trainer → module → report."""
 
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
 from mnist_cnn import run_folder
+from mnist_cnn.config import Config
+from mnist_cnn.data import datasets
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.network import build_network
 from mnist_cnn.report.figures import SAMPLES
 from mnist_cnn.report.page import write_report
 from mnist_cnn.report.run import Run, resume_command
+from mnist_cnn.run_folder import is_first_process, open_run_dir
 from mnist_cnn.training.callbacks import History, StopRequest, callbacks_of
+from mnist_cnn.training.checks import check_machine, check_settings
+from mnist_cnn.training.optimizers import check_optimizer
+from mnist_cnn.training.resume.pretrained import load_pretrained, with_network_of
+from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
 
-def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
-    """Evaluate the kept checkpoint, write `metrics.json` and the report, print the results and return the metrics.
+def train(config: Config, command: str) -> Run | None:
+    """Train as configured, and report. The run's folder records `command`, which says how the run was started.
+
+    None in all processes but the first, and where the run was stopped before there was anything to report.
+    """
+    check_settings(config)
+    check_machine(config)
+    pl.seed_everything(config.seed, verbose=False)
+    pretrained, stopped_at = load_pretrained(config)  # of model.init_from, or of the run that is resumed
+    config = with_network_of(config, pretrained)
+    if pretrained:
+        network = pretrained.network
+    else:
+        shape, classes = datasets.image_shape(config.data.name), datasets.class_count(config.data.name)
+        network = build_network(config.model.layers, shape, classes)
+        network.check_shapes()
+    check_optimizer(config, network.parameters())
+    if is_first_process():
+        print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
+
+    preprocessing = pretrained.preprocessing if pretrained else None
+    dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
+    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset, config.augmentation)
+    data.prepare_data()
+    data.setup()
+
+    with open_run_dir(config, data.dataset_name) as run_dir:
+        trainer = build_trainer(config, run_dir, command)
+        module = build_classifier(config, network, data, trainer, pretrained)
+        fit(trainer, module, data, config, stopped_at)
+        return evaluate_and_report(trainer, data, run_dir)
+
+
+def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> Run | None:
+    """Evaluate the kept checkpoint, write `metrics.json` and the report, and print the results.
 
     On the first process only; the others return None. Interrupted, afterwards, if a signal has ended the run.
     """
-    metrics = _evaluate_and_report(trainer, data, run_dir)
+    run = _evaluate_and_report(trainer, data, run_dir)
     if trainer.interrupted and trainer.is_global_zero:
         StopRequest.of(trainer).obey(trainer)
-    return metrics
+    return run
 
 
-def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> dict[str, Any] | None:
+def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Path) -> Run | None:
     if not trainer.is_global_zero:
         return None
     if trainer.interrupted and not run_folder.has_checkpoint(run_dir):
@@ -67,4 +107,4 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()  # or all runs of a sweep would be one to it
     print("\n".join(f"{what:<11} {value}" for what, value in run.results()))
-    return metrics
+    return run

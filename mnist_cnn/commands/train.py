@@ -1,0 +1,47 @@
+"""`mnist-cnn train` and `python train.py`: trains a network, as Hydra composes the settings."""
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from mnist_cnn import quick_imports
+from mnist_cnn.terminal import command_line, failed
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# What only training needs; the first of them that is missing is named.
+_NEEDED = ("hydra", "lightning", "torchmetrics", "sklearn", "matplotlib")
+
+DESCRIPTION = "Train a network, as python train.py does."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+
+
+def run(options: argparse.Namespace) -> int:
+    return main(options.settings, ["train"])
+
+
+def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
+    """Train with these settings and flags; returns the exit status. On the command line, `words` stand before them."""
+    missing = next((name for name in _NEEDED if find_spec(name) is None), None)
+    if missing:
+        return failed(f"training needs {missing}, which is not installed: pip install 'mnist-cnn[train]'")
+    from mnist_cnn.hydra_cli import CONF, run_hydra
+
+    return run_hydra(train, CONF, arguments, words)
+
+
+def train(composed: "DictConfig") -> float | None:
+    """One run, as composed; returns the validation accuracy, which is what a search may optimise."""
+    from mnist_cnn.config import to_config
+
+    config = to_config(composed)  # checks types and ranges, before Lightning, which takes seconds, is imported
+    with quick_imports():
+        from mnist_cnn.training.run import train as train_network
+
+    run = train_network(config, command_line())
+    return run.val.accuracy if run and run.val else None
