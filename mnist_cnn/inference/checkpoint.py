@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ FORMAT = 2  # the version of the metadata
 # Files that people pass where a checkpoint is wanted; they are told to import them first.
 KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 PREFIX = "network."  # of the weights' names, which are those of the Lightning module
+_LIGHTNING = "2.6.6"  # the version whose format this is, for Lightning's own reader
 _KEPT = ("best.ckpt", "last.ckpt")  # by a run, in its folder `checkpoints`
 
 
@@ -69,7 +71,7 @@ def describe(
 ) -> dict[str, Any]:
     """The metadata of a checkpoint, as primitives; ConfigError if `load` would refuse them."""
     versions = {"python": platform.python_version(), "mnist-cnn": __version__}
-    versions |= {name: version(name) for name in ("torch", "lightning")}
+    versions |= {name: version(name) for name in ("torch", "lightning") if find_spec(name)}
     metadata = {
         "format": FORMAT,
         "model": one_line(model, 100),
@@ -100,7 +102,7 @@ def save(path: Path, trained: TrainedNetwork) -> None:
         "state_dict": {f"{PREFIX}{key}": value for key, value in trained.network.state_dict().items()},
         "epoch": trained.epoch - 1,
         "global_step": 0,
-        "pytorch-lightning_version": version("lightning"),
+        "pytorch-lightning_version": _LIGHTNING,
     }
     write_file(path, to_bytes(content), replace=False)
 

@@ -173,7 +173,6 @@ class Evaluation:
 VIEWS = sorted(((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)), key=any)
 
 
-@torch.inference_mode()
 def evaluate(
     trained: TrainedNetwork,
     images: Images,
@@ -184,28 +183,33 @@ def evaluate(
     """Evaluate a network on the images of `split` (test, val or train) of `dataset`.
 
     With several `views`, shifts (down, right) in pixels, an image's probabilities are the mean over its views.
-    CheckpointError if its outputs or its loss are not finite numbers: even finite weights may be too large for float32.
+    CheckpointError if its outputs or its loss are not finite numbers.
+    """
+    logits = logits_of(trained, images.images, views)
+    loss = float(F.cross_entropy(logits.double(), images.labels))
+    return Evaluation(dataset, split, trained.classes, logits.softmax(1), images.labels, loss)
+
+
+@torch.inference_mode()
+def logits_of(trained: TrainedNetwork, images: Tensor, views: Sequence[tuple[int, int]] = VIEWS[:1]) -> Tensor:
+    """Logits (N, classes) of images (N, C, H, W) with values 0 … 255; of several views, those of their mean probability.
+
+    CheckpointError if they are not finite numbers: even finite weights may be too large for float32.
     """
     # Allocated at once: a small tensor kept from each batch would fragment the memory that the next batch needs.
-    probabilities, loss, finite = torch.empty(len(images), len(trained.classes)), 0.0, True
-    batch = trained.network.evaluation_batch
+    logits, batch = torch.empty(len(images), len(trained.classes)), trained.network.evaluation_batch
     with machine.threads(trained.network.operations * batch):
         for start in range(0, len(images), batch):
-            labels = images.labels[start : start + batch]
-            logits = _mean_logits(trained, images.images[start : start + batch], views)
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            finite &= bool(logits.isfinite().all())
-            probabilities[start : start + batch] = logits.softmax(1)
-    if not (finite and math.isfinite(loss)):
+            logits[start : start + batch] = _mean_logits(trained, images[start : start + batch], views)
+    if not logits.isfinite().all():
         raise CheckpointError(
-            f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be evaluated; its weights or "
-            "its scaling are out of range."
+            f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be used; its weights or its "
+            "scaling are out of range."
         )
-    return Evaluation(dataset, split, trained.classes, probabilities, images.labels, loss / len(images))
+    return logits
 
 
 def _mean_logits(trained: TrainedNetwork, images: Tensor, views: Sequence[tuple[int, int]]) -> Tensor:
-    """Logits (N, classes) of images (N, C, H, W); of several views, those of their mean probability."""
     logits = [trained.network(trained.preprocessing(_shifted(images, *view))) for view in views]
     return logits[0] if len(logits) == 1 else torch.stack(logits).log_softmax(2).logsumexp(0) - math.log(len(logits))
 

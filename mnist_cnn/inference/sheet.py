@@ -3,9 +3,9 @@
 import io
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -57,7 +57,11 @@ def _enlarged(image: Tensor) -> Image.Image:
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and has more characters than Pillow's own font."""
+    """DejaVu Sans where matplotlib brings it, because it has more characters than Pillow's own font."""
+    if find_spec("matplotlib") is None:
+        return ImageFont.load_default(13)  # type: ignore[return-value]  # the other kind is for Pillow without FreeType
+    import matplotlib
+
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 13)
 
 
