@@ -3,11 +3,13 @@
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mnist_cnn import machine
@@ -95,16 +97,7 @@ def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto
     from that of the same picture in another batch. CheckpointError if the network does not take images, or if digits
     are to be placed for a network that does not take grey digits.
     """
-    shape = trained.network.input_shape
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise CheckpointError(f"the network takes values of shape {shape}, not images.")
-    if trained.dataset in _NO_DIGITS or shape[0] != 1:
-        if placing == "fit":
-            raise CheckpointError("--fit: the network does not take digits in grey, only whole pictures.")
-        placing = "as-is"
-    if placing != "as-is" and trained.preprocessing.size is not None:
-        shape = (1, *MNIST_SIZE)  # as in training: the preprocessing brings it to the network's size
-    wanted = (shape[0], shape[1], shape[2])
+    wanted, placing = how_to_prepare(trained, placing)
     batch, waiting = 1, list[_Picture]()
     for file, error in _files(paths):
         if file == "-":  # it takes as long to read as another program takes to write it
@@ -115,6 +108,20 @@ def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto
             yield from _classify(trained, waiting)
             batch, waiting = min(2 * batch, _batch(trained)), []
     yield from _classify(trained, waiting)
+
+
+def how_to_prepare(trained: TrainedNetwork, placing: Placing) -> tuple[tuple[int, int, int], Placing]:
+    """The shape of the images that pictures become for this network, and their placing; raises what `predict` does."""
+    shape = trained.network.input_shape
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise CheckpointError(f"the network takes values of shape {shape}, not images.")
+    if trained.dataset in _NO_DIGITS or shape[0] != 1:
+        if placing == "fit":
+            raise CheckpointError("--fit: the network does not take digits in grey, only whole pictures.")
+        placing = "as-is"
+    if placing != "as-is" and trained.preprocessing.size is not None:
+        shape = (1, *MNIST_SIZE)  # as in training: the preprocessing brings it to the network's size
+    return (shape[0], shape[1], shape[2]), placing
 
 
 class _Picture(NamedTuple):
@@ -137,14 +144,28 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[str, str | None]]:
 
 
 def _read(file: str, shape: tuple[int, int, int], placing: Placing) -> _Picture:
+    try:
+        with naming(file):
+            return _Picture(file, to_images(read_picture(file), shape, placing))
+    except DataError as error:
+        return _Picture(file, [], str(error))
+
+
+def read_picture(file: str) -> Image.Image:
+    """Read a picture file as upright RGBA, or with `-` standard input; DataError if it can't be read."""
+    return reading.read(_standard_input() if file == "-" else Path(file), file)
+
+
+@contextmanager
+def naming(file: str) -> Iterator[None]:
+    """Make every error of reading or preparing a picture a DataError that begins with the name of its file."""
     shown = one_line(file)
     try:
-        source = _standard_input() if file == "-" else Path(file)
-        return _Picture(file, to_images(reading.read(source, file), shape, placing))
+        yield
     except DataError as error:
-        return _Picture(file, [], str(error) if str(error).startswith(shown) else f"{shown}: {error}")
-    except MemoryError:
-        return _Picture(file, [], f"{shown}: there is not enough memory to read it.")
+        raise DataError(str(error) if str(error).startswith(shown) else f"{shown}: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{shown}: there is not enough memory to read it.") from error
 
 
 def _batch(trained: TrainedNetwork) -> int:
@@ -156,22 +177,22 @@ def _batch(trained: TrainedNetwork) -> int:
 def _classify(trained: TrainedNetwork, waiting: Sequence[_Picture]) -> Iterator[Prediction]:
     """The predictions for these pictures, computed as one batch, or several if they have many digits."""
     images = [seen.image for picture in waiting for line in picture.lines for seen in line]
-    results = iter(_probabilities(trained, images))
+    results = iter(probabilities(trained, images))
     reason = "the network's outputs are not finite numbers; its weights or its scaling are out of range"
     for file, lines, error in waiting:
         if error is not None:
             yield Prediction(file, error=error)
         for number, line in enumerate(lines, 1):
             digits = [
-                Digit(dict(zip(trained.classes, probabilities, strict=True)), seen.box, seen.image)
-                for seen, probabilities in zip(line, results, strict=False)
-                if probabilities is not None
+                Digit(dict(zip(trained.classes, row, strict=True)), seen.box, seen.image)
+                for seen, row in zip(line, results, strict=False)
+                if row is not None
             ]
             error = None if len(digits) == len(line) else f"{one_line(file)}: {reason}."
             yield Prediction(file, tuple(digits), error, number if len(lines) > 1 else None)
 
 
-def _probabilities(trained: TrainedNetwork, images: Sequence[Tensor]) -> Iterator[list[float] | None]:
+def probabilities(trained: TrainedNetwork, images: Sequence[Tensor]) -> Iterator[list[float] | None]:
     """The probabilities of the classes for each image, uint8 (C, H, W); None where the outputs are not finite."""
     for start in range(0, len(images), most := _batch(trained)):
         batch = torch.stack([*images[start : start + most]])

@@ -5,6 +5,7 @@ An MNIST digit is light on black, its longer side is 20 pixels, its centre of ma
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,12 +41,21 @@ def is_placed(grey: Tensor) -> bool:
     return abs(max(sides) - _DIGIT) <= 1.01 / 28
 
 
-def placed(ink: Tensor, height: int, width: int) -> Tensor:
-    """An image, uint8 (1, `height`, `width`), of the digit in ink (H, W): MNIST's size, stroke width and place."""
+class Placed(NamedTuple):
+    """A digit on its way from a picture into an image: ink in [0, 1], and the image, uint8 (1, height, width)."""
+
+    cut: Tensor  # (H, W): as in the picture
+    scaled: Tensor  # (h, w): in the image's pixels, its strokes thickened
+    image: Tensor
+
+
+def place(ink: Tensor, height: int, width: int) -> Placed:
+    """Place the digit in ink (H, W) in an image of `height` × `width` with MNIST's size, stroke width and place."""
     side, largest = min(height, width), max(height, width)
     if largest > _LARGEST:
-        small = placed(ink, *(max(1, round(length * _LARGEST / largest)) for length in (height, width)))
-        return (255 * resized(small[0] / 255, height, width)).round().to(torch.uint8)[None]
+        small = place(ink, *(max(1, round(length * _LARGEST / largest)) for length in (height, width)))
+        enlarged = resized(small.image[0] / 255, height, width)
+        return small._replace(image=(255 * enlarged).round().to(torch.uint8)[None])
     stroke = ink.numpy() > STROKE_INK
     rows, columns = (np.flatnonzero(stroke.any(axis)) for axis in (1, 0))
     digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -53,7 +63,7 @@ def placed(ink: Tensor, height: int, width: int) -> Tensor:
     size = [max(1, round(length * scale)) for length in digit.shape]
     fine = resized(digit, *(length * _OVERSAMPLING for length in size))
     scaled = resized(_thickened(fine, _STROKE * side * _OVERSAMPLING), *size).numpy()
-    scaled = scaled / scaled.max()
+    scaled /= scaled.max()
     positions = (np.arange(size[0])[:, None], np.arange(size[1]))
     centre = [float((scaled * position).sum() / scaled.sum()) + 0.5 for position in positions]
     top, left = (
@@ -62,7 +72,7 @@ def placed(ink: Tensor, height: int, width: int) -> Tensor:
     )
     canvas = np.zeros((1, height, width), np.uint8)
     canvas[0, top : top + size[0], left : left + size[1]] = (255 * scaled).round()
-    return torch.from_numpy(canvas)
+    return Placed(digit, torch.from_numpy(scaled), torch.from_numpy(canvas))
 
 
 def stroke_width(stroke: NDArray[np.bool_]) -> float:

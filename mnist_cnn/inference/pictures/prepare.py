@@ -1,6 +1,7 @@
 """Turns a picture into the images that a network classifies: one for each digit, or one of the whole picture."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_cnn.inference.pictures.ink import find_ink, grey_on_paper, light_on_dark
-from mnist_cnn.inference.pictures.placing import is_placed, placed, resized
+from mnist_cnn.inference.pictures.placing import Placed, is_placed, place, resized
 from mnist_cnn.inference.pictures.segments import find_digits
 
 # Whether digits are cut out and placed as in MNIST: always, never, or except where a picture is such an image already.
@@ -28,7 +29,23 @@ class Seen(NamedTuple):
     box: Box
 
 
+class Preparation(NamedTuple):
+    """How a picture becomes images: line by line what the network sees, and what leads to it where digits are cut out.
+
+    `ink` is (H, W) in [0, 1], of the picture, which is reduced if it is very large; `placed` has every digit in turn.
+    """
+
+    seen: list[list[Seen]]
+    ink: Tensor | None = None  # None: the picture is taken as a whole
+    placed: Sequence[Placed] = ()
+
+
 def to_images(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> list[list[Seen]]:
+    """The images of `prepare` without the steps, which take more memory."""
+    return prepare(picture, shape, placing).seen
+
+
+def prepare(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> Preparation:
     """Convert an RGBA picture to images of `shape`, for a network of digits: line by line, each from left to right.
 
     A grey image is always light on dark. For a colour network, and with `as-is`, there is one image: the whole picture,
@@ -38,16 +55,16 @@ def to_images(picture: Image.Image, shape: tuple[int, int, int], placing: Placin
     whole = (0, 0, *picture.size)
     if channels != 1:
         colours = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-        return [[Seen(torch.from_numpy(np.array(colours)).permute(2, 0, 1), whole)]]
+        return Preparation([[Seen(torch.from_numpy(np.array(colours)).permute(2, 0, 1), whole)]])
     picture, scale = _reduced(picture)
     if placing == "as-is" or (placing == "auto" and picture.size[::-1] in (MNIST_SIZE, (height, width))):
         grey = light_on_dark(grey_on_paper(picture))
         if placing == "as-is" or is_placed(grey):
-            return [[Seen((255 * resized(grey, height, width)).round().to(torch.uint8)[None], whole)]]
-    return [
-        [Seen(placed(digit.ink, height, width), _scaled(digit.box, scale, whole)) for digit in line]
-        for line in find_digits(find_ink(picture))
-    ]
+            return Preparation([[Seen((255 * resized(grey, height, width)).round().to(torch.uint8)[None], whole)]])
+    ink = find_ink(picture)
+    placed = [[(digit.box, place(digit.ink, height, width)) for digit in line] for line in find_digits(ink)]
+    seen = [[Seen(steps.image, _scaled(box, scale, whole)) for box, steps in line] for line in placed]
+    return Preparation(seen, ink, [steps for line in placed for _, steps in line])
 
 
 def _reduced(picture: Image.Image) -> tuple[Image.Image, float]:
