@@ -5,6 +5,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mnist_cnn.api.model import load
+    from mnist_cnn.api.train import train
+
+__all__ = ["load", "train"]
 
 __version__ = "0.1.0"
 
@@ -32,3 +40,15 @@ def quick_imports() -> Iterator[None]:
             gc.enable()
     if len(sys.modules) > modules:  # or, in a sweep, the garbage of the run before would be kept
         gc.freeze()
+
+
+def __getattr__(name: str) -> Any:
+    """Import the Python interface when it is used: importing torch takes a second."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.api.{'model' if name == 'load' else 'train'}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -5,6 +5,7 @@ A user's mistake ends in one line that names the setting and, where there is one
 
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser  # Hydra has no public list of its flags
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn import config, quick_imports
+from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error, did_you_mean, flat, one_line
 from mnist_cnn.sweep import Sweep
 from mnist_cnn.terminal import allow_any_text, failed, train_command
@@ -59,7 +62,7 @@ def run_hydra(
         with _hydra_full_error(asked):  # processes that the task starts see what the user set
             try:
                 sys.argv[1:] = [*words, *checked]
-                return task(_resumed(composed) if composed.resume else composed)
+                return task(_resumed(composed, list(HydraConfig.get().overrides.task)) if composed.resume else composed)
             except Exception as exception:
                 error = exception if tracebacks else as_user_error(exception) or exception
                 member = HydraConfig.get()
@@ -103,6 +106,24 @@ def run_hydra(
     return status
 
 
+def configured(settings: Sequence[str]) -> tuple[Config, str]:
+    """The typed configuration that these settings ask for, and the command that would do the same.
+
+    ConfigError for a wrong setting, and for flags, which belong on a command line.
+    """
+    flag = next((setting for setting in settings if setting.startswith("-")), None)
+    if flag is not None:
+        raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
+    try:
+        checked = _checked(settings, CONF)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", checked)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, CONF, list(settings))) from error
+    composed = _resumed(composed, checked) if composed.resume else composed
+    return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
+
+
 def _check_environment() -> None:
     """Raise ConfigError for environment variables that describe processes that can't exist."""
     environment = {name: os.environ[name] for name in (*RANKS, *RANKS.values(), *COUNTS) if os.environ.get(name)}
@@ -133,12 +154,12 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
 
 
-def _resumed(composed: DictConfig) -> DictConfig:
+def _resumed(composed: DictConfig, settings: list[str]) -> DictConfig:
     with quick_imports():
         from mnist_cnn.training.resume.settings import resumed
 
-    task = list(HydraConfig.get().overrides.task)
-    return resumed(composed, [override.key_or_group for override in OverridesParser.create().parse_overrides(task)])
+    overrides = OverridesParser.create().parse_overrides(settings)
+    return resumed(composed, [override.key_or_group for override in overrides])
 
 
 def _checked(arguments: Sequence[str], conf: Path) -> list[str]:

@@ -186,13 +186,15 @@ def evaluate(
     CheckpointError if its outputs or its loss are not finite numbers.
     """
     logits = logits_of(trained, images.images, views)
-    loss = float(F.cross_entropy(logits.double(), images.labels))
+    loss = float(F.cross_entropy(logits, images.labels))
+    if not math.isfinite(loss):
+        raise _not_finite(trained)
     return Evaluation(dataset, split, trained.classes, logits.softmax(1), images.labels, loss)
 
 
 @torch.inference_mode()
 def logits_of(trained: TrainedNetwork, images: Tensor, views: Sequence[tuple[int, int]] = VIEWS[:1]) -> Tensor:
-    """Logits (N, classes) of images (N, C, H, W) with values 0 … 255; of several views, those of their mean probability.
+    """Logits (N, classes) of images (N, C, H, W) with values 0 … 255; of several views, of their mean probability.
 
     CheckpointError if they are not finite numbers: even finite weights may be too large for float32.
     """
@@ -202,11 +204,15 @@ def logits_of(trained: TrainedNetwork, images: Tensor, views: Sequence[tuple[int
         for start in range(0, len(images), batch):
             logits[start : start + batch] = _mean_logits(trained, images[start : start + batch], views)
     if not logits.isfinite().all():
-        raise CheckpointError(
-            f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be used; its weights or its "
-            "scaling are out of range."
-        )
+        raise _not_finite(trained)
     return logits
+
+
+def _not_finite(trained: TrainedNetwork) -> CheckpointError:
+    return CheckpointError(
+        f"{one_line(trained.model)}: its outputs are not finite numbers, so it can't be used; its weights or its "
+        "scaling are out of range."
+    )
 
 
 def _mean_logits(trained: TrainedNetwork, images: Tensor, views: Sequence[tuple[int, int]]) -> Tensor:

@@ -89,8 +89,10 @@ class Prediction:
 
 
 @torch.inference_mode()
-def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto") -> Iterator[Prediction]:
-    """Classify the pictures in these files and folders, in their order; `-` reads one from standard input.
+def predict(
+    trained: TrainedNetwork, pictures: Sequence[Path | Image.Image], placing: Placing = "auto"
+) -> Iterator[Prediction]:
+    """Classify pictures, and those in files and folders, in their order; `-` reads one from standard input.
 
     They go through the network together, first one, then two, four, and so on, so that the first results come at once
     and none waits for more pictures than came before it. A probability may differ by rounding, about 1e-6,
@@ -99,11 +101,11 @@ def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto
     """
     wanted, placing = how_to_prepare(trained, placing)
     batch, waiting = 1, list[_Picture]()
-    for file, error in _files(paths):
+    for file, opened, error in _files(pictures):
         if file == "-":  # it takes as long to read as another program takes to write it
             yield from _classify(trained, waiting)
             waiting = []
-        waiting.append(_Picture(file, [], error) if error else _read(file, wanted, placing))
+        waiting.append(_Picture(file, [], error) if error else _read(file, opened, wanted, placing))
         if len(waiting) >= batch:
             yield from _classify(trained, waiting)
             batch, waiting = min(2 * batch, _batch(trained)), []
@@ -132,21 +134,25 @@ class _Picture(NamedTuple):
     error: str | None = None
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[str, str | None]]:
-    """The name of each picture, in order, or that of a folder and why it has none."""
-    for path in paths:
+def _files(pictures: Sequence[Path | Image.Image]) -> Iterator[tuple[str, Image.Image | None, str | None]]:
+    """The name of each picture, and the picture itself if it is open; or a folder's name and why it has no picture."""
+    for number, picture in enumerate(pictures, 1):
+        if isinstance(picture, Image.Image):
+            yield str(getattr(picture, "filename", "") or f"picture {number}"), picture, None
+            continue
         try:
-            files = reading.find(path)
+            files = reading.find(picture)
         except DataError as error:
-            yield str(path), str(error)
+            yield str(picture), None, str(error)
         else:
-            yield from ((str(file), None) for file in files)
+            yield from ((str(file), None, None) for file in files)
 
 
-def _read(file: str, shape: tuple[int, int, int], placing: Placing) -> _Picture:
+def _read(file: str, opened: Image.Image | None, shape: tuple[int, int, int], placing: Placing) -> _Picture:
     try:
         with naming(file):
-            return _Picture(file, to_images(read_picture(file), shape, placing))
+            picture = read_picture(file) if opened is None else reading.upright(opened)
+            return _Picture(file, to_images(picture, shape, placing))
     except DataError as error:
         return _Picture(file, [], str(error))
 

@@ -1,7 +1,8 @@
 """The LightningModule: what a training step is, what is logged, and which optimiser moves the weights."""
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Self
 
 import lightning.pytorch as pl
 import torch
@@ -12,9 +13,10 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from mnist_cnn.data.datamodule import Batch
+from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import Network
 from mnist_cnn.training.loss import TrainingLoss
-from mnist_cnn.training.optimizers import build_optimizer, build_scheduler
+from mnist_cnn.training.optimizers import KERAS_ADAM, build_optimizer, build_scheduler
 
 
 class Classifier(pl.LightningModule):
@@ -44,6 +46,29 @@ class Classifier(pl.LightningModule):
         )
         # Metrics of the module, so that a checkpoint can keep what they have of a running epoch.
         self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """The module in a checkpoint file, with the network that the file describes; `kwargs` go to `__init__`.
+
+        Without an `optimizer` among them it trains with Keras' Adam: a checkpoint names no class that would be run. The
+        last three named arguments are Lightning's; files are always read as weights only, and must fit in all parts.
+        CheckpointError if the file can't be used.
+        """
+        file = Path(str(checkpoint_path))
+        content = checkpoint.read(file)
+        network = checkpoint.trained_network(content, file).network.train().requires_grad_(True)
+        metadata = {checkpoint.METADATA_KEY: content[checkpoint.METADATA_KEY]}
+        module = cls(network, **{"optimizer": KERAS_ADAM, "scheduler": {}, "metadata": metadata, **kwargs})
+        return module if map_location is None else module.to(map_location)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of scaled images (N, C, H, W)."""

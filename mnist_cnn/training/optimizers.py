@@ -17,6 +17,10 @@ from mnist_cnn.training.targets import class_of, make
 _FOR_LIGHTNING = ("interval", "frequency", "monitor")
 
 
+# The optimiser where none is named: Adam as in Keras.
+KERAS_ADAM = {"_target_": f"{__name__}.KerasAdam"}
+
+
 class KerasAdam(Adam):
     """Adam with Keras' meaning of epsilon, which is added to √v before the bias correction.
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import threading
 import warnings
 from contextlib import nullcontext
 from functools import partial
@@ -127,7 +128,8 @@ def fit(
             raise CheckpointError(f"{stopped_at}: its state is not that of this run ({why}).") from error
         raise
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if threading.current_thread() is threading.main_thread():  # only there can it have been changed
+            signal.signal(signal.SIGINT, handler)
 
 
 def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], run_dir: Path) -> pl.Trainer:

@@ -53,13 +53,18 @@ def read(file: Path | bytes, name: str) -> Image.Image:
                 raise DataError(f"{name}: {picture.width}×{picture.height} pixels; the limit is {MAX_PIXELS:,}.")
             with _silenced() if picture.format == "TIFF" else nullcontext():
                 picture.load()
-            return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGBA")
+            return upright(picture)
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: more than {MAX_PIXELS:,} pixels.") from error
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise nearly anything for damaged files
         raise DataError(f"{name}: not a picture, or damaged.") from error
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """A picture as RGBA, turned as its camera says."""
+    return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGBA")
 
 
 @contextmanager

@@ -124,7 +124,7 @@ class History(Callback):
 
 
 class Progress(Callback):
-    """A bar for the running epoch, with its loss and accuracy; nothing where standard error is no terminal."""
+    """A bar for the running epoch, with its loss and accuracy, in a terminal and in a notebook."""
 
     # tqdm draws at most ten times a second. Reading the loss waits for the GPU, so that is done less often.
     _SECONDS_BETWEEN_READINGS = 0.5
@@ -142,7 +142,7 @@ class Progress(Callback):
 
     def _draw(self, trainer: pl.Trainer) -> None:
         """Draw a bar over the images that this process trains on in this epoch."""
-        if not trainer.is_global_zero or not sys.stderr.isatty():
+        if not trainer.is_global_zero or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
             return
         batches = _train_batches(trainer)
         plan = batches.batch_sampler
