@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mnist_cnn.data.images import Images
+from mnist_cnn.data.reading import read
 from mnist_cnn.errors import DataError
 from mnist_cnn.inference.pictures.prepare import to_images
-from mnist_cnn.inference.pictures.reading import read
 from mnist_cnn.report.figures import gallery, png
 
 _MOST = 60  # images on a sheet

@@ -33,7 +33,7 @@ Facts = dict[str, str | int | bool]
 _PACKAGES = {
     "numpy": "numpy", "scipy": "scipy", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "pillow": "PIL.Image",
     "h5py": "h5py", "pyyaml": "yaml", "omegaconf": "omegaconf", "hydra-core": "hydra", "msgspec": "msgspec",
-    "filelock": "filelock", "tqdm": "tqdm",
+    "filelock": "filelock", "tqdm": "tqdm", "mlxtend": "mlxtend",
     "torch": "torch", "torchvision": "torchvision", "torchmetrics": "torchmetrics", "lightning": "lightning.pytorch",
 }  # fmt: skip
 _STAND_ON_TORCH = ("torchvision", "torchmetrics", "lightning")

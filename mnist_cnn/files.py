@@ -1,14 +1,17 @@
-"""Writes files whole or not at all, so that they survive a kill, a full disk and a power cut.
+"""Writes files whole or not at all, so that they survive a kill, a full disk and a power cut, and reads regular ones.
 
-Every file that this package writes goes through `write_file`, the checkpoints of Lightning included.
+Every file that this package writes goes through `write_file`, the checkpoints of Lightning included. Files that
+somebody else names are opened by `open_regular`: opening a pipe would wait without end.
 """
 
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from mnist_cnn.errors import OutputError, UserError, one_line
 
@@ -58,6 +61,30 @@ def remove_parts(folder: Path) -> None:
     """Remove half-written files of killed processes from a folder, in which no other process may be writing."""
     for part in folder.rglob(_PARTS):
         part.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading, without waiting; OSError if it can't be read or is not a regular file."""
+    # Windows has no O_NONBLOCK, and needs O_BINARY.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:  # the path has a NUL
+        raise OSError(errno.EINVAL, "no file can have this name") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "a folder, a pipe or a device, not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The content of a regular file; OSError if it can't be read or has more than `most` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size) if size <= most else b""
+    if size > most:
+        raise OSError(errno.EFBIG, f"larger than the limit of {most:,} bytes")
+    return content
 
 
 def _rename(part: Path, path: Path, replace: bool) -> None:

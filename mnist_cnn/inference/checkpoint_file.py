@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mnist_cnn.errors import CheckpointError, flat, one_line
-from mnist_cnn.inference.regular_file import read_regular
+from mnist_cnn.files import read_regular
 
 MAX_BYTES = 2**31 - 1
 MAX_MEMBERS = 20_000  # a weight has up to four: itself, and the state of its optimiser

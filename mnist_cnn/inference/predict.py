@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from mnist_cnn import machine
+from mnist_cnn.data import reading
 from mnist_cnn.errors import CheckpointError, DataError, one_line, unicode_text
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.description import MAX_INPUT
-from mnist_cnn.inference.pictures import reading
 from mnist_cnn.inference.pictures.prepare import MNIST_SIZE, Box, Placing, Seen, to_images
 
 # Data sets whose images are not digits placed as in MNIST.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnist_cnn.errors import KerasFileError, UserError
-from mnist_cnn.inference.regular_file import open_regular, read_regular
+from mnist_cnn.files import open_regular, read_regular
 from mnist_cnn.keras import arrays as reader
 
 Array = NDArray[np.float32]

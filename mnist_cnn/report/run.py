@@ -88,7 +88,7 @@ class Run:
 
     def results(self) -> list[tuple[str, str]]:
         """The results as a table of (name, value), safe to print."""
-        dataset = self.test.dataset + (" (NOT MNIST: it is not available here)" if self.fallback else "")
+        dataset = self.test.dataset + (" (NOT MNIST itself, which is not available here)" if self.fallback else "")
         best = f"{self.best_epoch} of {len(self.history)}" if self.history else "none was finished"
         if self.val is None and self.history:
             best += " (the last one: there are no validation images to choose by)"

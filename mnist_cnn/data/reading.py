@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mnist_cnn.errors import DataError, one_line
-from mnist_cnn.inference.regular_file import read_regular
+from mnist_cnn.files import read_regular
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
