@@ -8,6 +8,12 @@ import re
 import signal
 from collections.abc import Iterable
 
+# The extra of pyproject.toml that brings a package which not every user needs, by the name that it is imported by.
+EXTRAS = {
+    "hydra": "train", "omegaconf": "train", "lightning": "train", "torchmetrics": "train", "sklearn": "train",
+    "matplotlib": "train", "h5py": "keras",
+}  # fmt: skip
+
 
 class UserError(Exception):
     """Base class of errors whose message is all that the user needs. Exit status 1 unless a subclass says otherwise."""
@@ -52,9 +58,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """The UserError to show for any exception: itself, or one for an OSError or a lack of memory; None for a bug."""
+    """The UserError to show for an exception: itself, or one for a lack of memory or of a package, or for an OSError.
+
+    None for a bug.
+    """
     if isinstance(error, UserError):
         return error
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in EXTRAS:
+        return missing_package(str(error.name))
     if isinstance(error, OSError):
         where = f"{one_line(error.filename)}: " if error.filename else ""
         return UserError(f"{where}{error.strerror or one_line(flat(error))}.")
@@ -62,6 +73,12 @@ def as_user_error(error: Exception) -> UserError | None:
     if isinstance(error, MemoryError) or re.search("DefaultCPUAllocator|out of memory|bad_alloc", str(error)):
         return UserError("there is not enough memory for this; a smaller data.batch_size or another machine may help.")
     return None
+
+
+def missing_package(module: str) -> UserError:
+    """What to install for a module of one of the EXTRAS."""
+    package = module.partition(".")[0]
+    return UserError(f"this needs {package}, which is not installed: pip install 'mnist-cnn[{EXTRAS[package]}]'")
 
 
 def flat(error: BaseException) -> str:

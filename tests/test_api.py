@@ -183,7 +183,7 @@ def test_a_wrong_setting_is_one_line_and_leaves_nothing(setting: str, said: str)
 
 
 def test_without_hydra_training_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mnist_cnn.hydra_cli", None)
+    monkeypatch.setattr("mnist_cnn.api.train.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'mnist-cnn\[train\]'"):
         mnist_cnn.train("model=tiny")
 

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import box as builder  # benchmarks/box.py
@@ -72,21 +71,6 @@ def test_the_default_network_is_in_the_box_and_the_box_is_small() -> None:
     assert set(box.names()) <= set(builder.PURPOSES)
     assert {file.stem for file in box.BOX.glob("*.ckpt")} == set(box.names())
     assert sum(file.stat().st_size for file in box.BOX.glob("*.ckpt")) <= box.MOST_BYTES
-
-
-def test_the_wheel_holds_the_box_and_is_smaller_than_three_megabytes(tmp_path: Path) -> None:
-    for part in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / part, tmp_path)
-    shutil.copytree(ROOT / "mnist_cnn", tmp_path / "mnist_cnn", ignore=shutil.ignore_patterns("__pycache__"))
-    program = "from setuptools.build_meta import build_wheel; build_wheel('.')"
-    built = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 3_000_000
-    with zipfile.ZipFile(wheel) as archive:
-        for name in box.names():
-            for file in (f"{name}.ckpt", f"{name}.md"):
-                assert archive.read(f"mnist_cnn/box/{file}") == (box.BOX / file).read_bytes()
 
 
 @pytest.mark.mnist

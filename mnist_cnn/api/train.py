@@ -5,12 +5,13 @@ import html
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mnist_cnn import quick_imports
 from mnist_cnn.api.model import Model, load
-from mnist_cnn.errors import ConfigError, UserError
+from mnist_cnn.errors import ConfigError, missing_package
 
 
 def train(*settings: str) -> "TrainingRun":
@@ -20,12 +21,10 @@ def train(*settings: str) -> "TrainingRun":
     into a folder of its own, as always. ConfigError for a wrong setting; Interrupted, a KeyboardInterrupt, where the
     training is interrupted: it is continued by `train("resume=FOLDER")`.
     """
-    try:
-        from mnist_cnn.hydra_cli import configured
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"training needs {error.name}, which is not installed: pip install 'mnist-cnn[train]'"
-        ) from error
+    if find_spec("hydra") is None:
+        raise missing_package("hydra")
+    from mnist_cnn.hydra_cli import configured
+
     config, command = configured(settings)
     if config.trainer.strategy == "ddp":
         raise ConfigError("trainer.strategy=ddp: mnist_cnn.train trains in this process; use mnist-cnn train.")

@@ -6,13 +6,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mnist_cnn import quick_imports
+from mnist_cnn.errors import missing_package
 from mnist_cnn.terminal import command_line, failed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# What only training needs; the first of them that is missing is named.
-_NEEDED = ("hydra", "lightning", "torchmetrics", "sklearn", "matplotlib")
 
 DESCRIPTION = "Train a network, as python train.py does."
 
@@ -27,9 +26,8 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
     """Train with these settings and flags; returns the exit status. On the command line, `words` stand before them."""
-    missing = next((name for name in _NEEDED if find_spec(name) is None), None)
-    if missing:
-        return failed(f"training needs {missing}, which is not installed: pip install 'mnist-cnn[train]'")
+    if find_spec("hydra") is None:
+        return failed(str(missing_package("hydra")))
     from mnist_cnn.hydra_cli import CONF, run_hydra
 
     return run_hydra(train, CONF, arguments, words)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn.errors import UserError
+from mnist_cnn.errors import UserError, missing_package
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.keras.model_config import snake_case
@@ -37,7 +37,7 @@ _NOT_IN_KERAS_3 = {"hard_sigmoid_keras2": "Keras 1 and 2's hard_sigmoid"}
 def export_keras(trained: TrainedNetwork, path: Path) -> None:
     """Write a `.keras` file. UserError if Keras 3 lacks one of the layers, OutputError if the file exists."""
     if find_spec("h5py") is None:
-        raise UserError("Keras files are written with h5py, which is not installed; pip install -e '.[keras]'")
+        raise missing_package("h5py")
     config, groups = _config(trained)
     weights = _weights(trained.network, groups)
     metadata = {"keras_version": "3.0.0", "date_saved": f"{datetime.now():%Y-%m-%d@%H:%M:%S}"}

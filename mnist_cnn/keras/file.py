@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_cnn.errors import KerasFileError, UserError
+from mnist_cnn.errors import KerasFileError, missing_package
 from mnist_cnn.files import open_regular, read_regular
 from mnist_cnn.keras import arrays as reader
 
@@ -52,7 +52,7 @@ def read(path: Path, architecture: Path | None = None) -> KerasFile:
     """
     _check_kind(path)
     if find_spec("h5py") is None:
-        raise UserError("Keras files are read with h5py, which is not installed; pip install -e '.[keras]'")
+        raise missing_package("h5py")
     header, arrays = _arrays(path)
     attributes = header["attributes"]
     root = attributes.get("", {})
