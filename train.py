@@ -1,4 +1,4 @@
-"""Train a network: configuration → network → data → trainer → module → report. `python train.py --help` says how."""
+"""Train a network: configuration → data → network → trainer → module → report. `python train.py --help` says how."""
 
 import sys
 from pathlib import Path
@@ -17,8 +17,8 @@ def train(composed: DictConfig) -> float | None:
     with quick_imports():  # Lightning takes seconds; --help does not wait for it
         from lightning.pytorch import seed_everything
 
-        from mnist_cnn.data import datasets
         from mnist_cnn.data.datamodule import MNISTDataModule
+        from mnist_cnn.inference.evaluate import check_suits
         from mnist_cnn.network import build_network
         from mnist_cnn.run_folder import is_first_process, open_run_dir
         from mnist_cnn.training.checks import check_machine, check_settings
@@ -32,19 +32,19 @@ def train(composed: DictConfig) -> float | None:
     seed_everything(config.seed, verbose=False)
     pretrained, stopped_at = load_pretrained(config)  # of model.init_from, or of the run that is resumed
     config = with_network_of(config, pretrained)
+    preprocessing = pretrained.preprocessing if pretrained else None
+    dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
+    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset, config.augmentation)
     if pretrained:
+        check_suits(pretrained, data.dataset_name, data.source)
         network = pretrained.network
     else:
-        shape, classes = datasets.image_shape(config.data.name), datasets.class_count(config.data.name)
-        network = build_network(config.model.layers, shape, classes)
+        network = build_network(config.model.layers, data.source.image_shape, len(data.source.classes))
         network.check_shapes()
     check_optimizer(config, network.parameters())
     if is_first_process():
         print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
-    preprocessing = pretrained.preprocessing if pretrained else None
-    dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
-    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset, config.augmentation)
     data.prepare_data()
     data.setup()
 

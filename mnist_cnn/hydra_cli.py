@@ -27,7 +27,7 @@ from mnist_cnn.sweep import Sweep
 from mnist_cnn.terminal import allow_any_text, failed
 
 # Settings whose value is a path, taken as it is written: `=`, `,` and quotes mean something else to Hydra.
-PATHS = ("resume", "run_dir", "model.init_from", "distill.from")
+PATHS = ("resume", "run_dir", "model.init_from", "distill.from", "data.root", "data.file")
 # Groups whose classes take arguments that their files may leave out.
 OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
 

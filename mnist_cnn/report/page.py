@@ -81,8 +81,8 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
         for score in run.test.per_class
     )
     warning = (
-        f'<p class="warning">MNIST is not available here, so this run used {html.escape(run.test.dataset)} instead. Its '
-        "accuracy is not one on MNIST's test images.</p>"
+        f'<p class="warning">MNIST is not available here, so this run used {html.escape(run.test.dataset)} instead. '
+        "Its accuracy is not one on MNIST's test images.</p>"
         if run.fallback
         else ""
     )

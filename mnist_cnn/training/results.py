@@ -58,6 +58,7 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         test=evaluate(trained, data.test, data.dataset_name, "test"),
         fallback=data.is_fallback,
         data_root=data.config.root,
+        data_file=data.config.file,
         settings=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     metrics = write_report(run)
