@@ -153,17 +153,18 @@ class Evaluation:
 
     def summary(self) -> str:
         """The results as text for the terminal."""
+        width = max(12, *map(len, self.classes))
         lines = [
             f"{self.dataset}, {self.split}: {self.total:,} images",
             f"accuracy  {self.accuracy:.2%}  ({self.correct:,} right, {self.total - self.correct:,} wrong)",
             f"loss      {self.loss:.4f}  (negative log-likelihood)",
             f"ECE       {self.calibration_error:.4f}  (expected calibration error, 15 bins)",
             "",
-            f"{'class':<12} precision  recall      F1  images",
+            f"{'class':<{width}} precision  recall      F1  images",
         ]
         for score in self.per_class:
             lines.append(
-                f"{score.name:<12} {score.precision:9.2%} {score.recall:7.2%} {score.f1:7.2%} {score.support:7,}"
+                f"{score.name:<{width}} {score.precision:9.2%} {score.recall:7.2%} {score.f1:7.2%} {score.support:7,}"
             )
         confusions = self.top_confusions()
         if confusions:
