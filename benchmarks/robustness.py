@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
+from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, UserError
 from mnist_cnn.inference.evaluate import check_suits, images_for
 from mnist_cnn.inference.predict import predict
@@ -115,8 +116,8 @@ def _dataset(wanted: str | None, recipes: Sequence[Recipe]) -> str:
     if len(names) > 1:
         raise ConfigError(f"the runs were trained on {', '.join(names)}; choose one, such as --data {names[0]}")
     for run in runs:
-        check_suits(run, names[0])
-    if datasets.image_shape(names[0])[0] != 1:
+        check_suits(run, names[0], SOURCES[names[0]])
+    if SOURCES[names[0]].image_shape[0] != 1:
         raise ConfigError(f"{names[0]} has colour images, and the corruptions are for grey ones.")
     return names[0]
 

@@ -49,6 +49,9 @@ class DataConfig:
     val_fraction: float
     split: str
     normalize: str
+    file: str | None = None  # for npz only
+    size: int | None = None  # these two for folder only
+    color: bool | None = None
 
     def __post_init__(self) -> None:
         require_one_of("data.split", self.split, "last", "random", "stratified")
@@ -60,6 +63,8 @@ class DataConfig:
             "the fraction of the training images kept for validation must lie between 0 and 1, e.g. 0.1, or 0 for none"
         )
         _require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, why)
+        if self.size is not None:
+            _require(1 <= self.size <= 2048, "data.size", self.size, "it must lie between 1 and 2048")
 
 
 @dataclass

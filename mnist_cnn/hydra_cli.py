@@ -33,7 +33,7 @@ _PACKAGE = Path(__file__).parent
 # A wheel has the configuration inside the package, a checkout has it beside the package.
 CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
 # Settings whose value is a path, taken as it is written: `=`, `,` and quotes mean something else to Hydra.
-PATHS = ("resume", "run_dir", "model.init_from", "distill.from")
+PATHS = ("resume", "run_dir", "model.init_from", "distill.from", "data.root", "data.file")
 # Groups whose classes take arguments that their files may leave out.
 OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
 

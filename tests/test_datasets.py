@@ -246,10 +246,10 @@ def test_looking_whether_files_are_present_writes_nothing(fake_mnist: FakeMnist)
 
 
 def test_shape_and_class_count_come_from_the_source() -> None:
-    assert datasets.image_shape("cifar10") == (3, 32, 32)
-    assert datasets.image_shape("auto") == (1, 28, 28)
+    assert datasets.source_of("cifar10", "data").image_shape == (3, 32, 32)
+    assert datasets.source_of("auto", "data").image_shape == (1, 28, 28)
     for name in (*SOURCES, "auto"):
-        assert datasets.class_count(name) == 10
+        assert len(datasets.source_of(name, "data").classes) == 10
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:
@@ -465,7 +465,7 @@ def test_no_data_set_waits_for_torchvision() -> None:
     program = (
         "import sys; from mnist_cnn.data.sources import SOURCES; assert 'torch' not in sys.modules\n"
         "from mnist_cnn.data import datasets; datasets.fetch('digits', 'data'); datasets.load('digits', 'data')\n"
-        "datasets.is_present('mnist', 'data'); datasets.image_shape('mnist'); assert 'torchvision' not in sys.modules"
+        "datasets.is_present('mnist', 'data'); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -5,13 +5,15 @@ import os
 
 from mnist_cnn import quick_imports
 from mnist_cnn.commands.arguments import add_checkpoint, add_json
-from mnist_cnn.errors import DataError, one_line, unicode_text
+from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 try:
-    from mnist_cnn.data.sources import SOURCES
+    from mnist_cnn.data.sources import OWN, SOURCES, kind_of
+
+    NAMES = (*SOURCES, *OWN)
 except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
-    SOURCES = {}
+    NAMES = ()
 
 DESCRIPTION = "Measure a trained network: by default, on the test images of the data set that it was trained on."
 
@@ -19,8 +21,11 @@ DESCRIPTION = "Measure a trained network: by default, on the test images of the 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
-    parser.add_argument("--data", choices=tuple(SOURCES), metavar="NAME", help=f"one of {', '.join(SOURCES)}")
-    parser.add_argument("--data-root", default="data", metavar="FOLDER", help="the folder of the image files (data)")
+    parser.add_argument("--data", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument(
+        "--data-root", metavar="FOLDER", help="the folder of the image files (data), or of your own pictures"
+    )
+    parser.add_argument("--data-file", metavar="FILE.npz", help="your images, for --data npz")
     parser.add_argument(
         "--mirror",
         metavar="ADDRESS",
@@ -41,8 +46,12 @@ def run(options: argparse.Namespace) -> int:
 
     file, trained = checkpoint.load_kept(options.checkpoint)
     name = options.data or trained.dataset
+    if (kind_of(name) == "folder" and not options.data_root) or (kind_of(name) == "npz" and not options.data_file):
+        where = "--data-root FOLDER" if kind_of(name) == "folder" else "--data-file FILE.npz"
+        raise ConfigError(f"{name}: say where these images are: {where}")
+    root, mirror = options.data_root or "data", _mirror(options.mirror, name)
     try:
-        images = images_for(trained, options.split, name, options.data_root, _mirror(options.mirror, name))
+        images = images_for(trained, options.split, name, root, mirror, options.data_file or "")
     except MissingFilesError as error:
         way_out = "name a folder or web address that has them: --mirror ADDRESS"
         way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""

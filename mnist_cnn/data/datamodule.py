@@ -30,9 +30,10 @@ _EPOCHS_PER_SEED = 100_003
 class MNISTDataModule(pl.LightningDataModule):
     """One data set as batches of float images (N, C, H, W) and classes (N,).
 
-    After `setup`, `train`, `val` and `test` are its uint8 images, and `preprocessing` is what scales a batch of them:
-    the one given, or else the configured one. `dataset` is what `auto` stands for, where that is already decided.
-    Training images are augmented as configured. A training batch is `batches_at_once` consecutive batches in one.
+    `source` knows the classes and the shape of the images. After `setup`, `train`, `val` and `test` are its uint8
+    images, and `preprocessing` is what scales a batch of them: the one given, or else the configured one. `dataset` is
+    what `auto` stands for, where that is already decided. Training images are augmented as configured. A training batch
+    is `batches_at_once` consecutive batches in one.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class MNISTDataModule(pl.LightningDataModule):
         self.batches_at_once = 1
         self._preprocessing = preprocessing
         self._name = dataset or config.name
+        shape = (3 if config.color else 1, config.size or 28, config.size or 28)
+        self.source = datasets.source_of(self._name, config.root, config.file or "", shape)
         self._prepared = False
 
     @property
@@ -82,7 +85,7 @@ class MNISTDataModule(pl.LightningDataModule):
         """Read, split and measure the images, once."""
         if self.dataset is not None:
             return
-        self.dataset = datasets.load(self._name, self.config.root)
+        self.dataset = datasets.load(self._name, self.config.root, self.source)
         full = self.dataset.train
         try:
             train, val = split_indices(full.labels, self.config.val_fraction, self.config.split, self.seed)

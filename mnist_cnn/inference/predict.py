@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mnist_cnn import machine
 from mnist_cnn.data import reading
+from mnist_cnn.data.sources import DIGITS, OWN, kind_of
 from mnist_cnn.errors import CheckpointError, DataError, one_line, unicode_text
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.description import MAX_INPUT
@@ -117,11 +118,14 @@ def how_to_prepare(trained: TrainedNetwork, placing: Placing) -> tuple[tuple[int
     shape = trained.network.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise CheckpointError(f"the network takes values of shape {shape}, not images.")
-    if trained.dataset in _NO_DIGITS or shape[0] != 1:
+    is_own = kind_of(trained.dataset) in OWN
+    if trained.dataset in _NO_DIGITS or shape[0] != 1 or (is_own and trained.classes != DIGITS):
         if placing == "fit":
             raise CheckpointError("--fit: the network does not take digits in grey, only whole pictures.")
         placing = "as-is"
-    if placing != "as-is" and trained.preprocessing.size is not None:
+    if is_own and placing == "as-is":
+        placing = "unchanged"
+    if placing not in ("as-is", "unchanged") and trained.preprocessing.size is not None:
         shape = (1, *MNIST_SIZE)  # as in training: the preprocessing brings it to the network's size
     return (shape[0], shape[1], shape[2]), placing
 

@@ -21,11 +21,14 @@ def build_network(layers: Sequence[Any], input_shape: Shape, classes: int | None
     layer before, or, with `inputs: [a, b]`, of the layers with these `name`s (`input` is the network's input). The
     layers of MERGES take several inputs; `Shared: {layer: a}` is layer a once more, with the same weights.
 
-    With `classes`, the last layer must give that many values. A softmax at the very end is left out, because the loss
-    applies it: the output is the logits. Raises ConfigError, which names the layer.
+    With `classes`, the last layer must give that many values; `Dense: {units: classes}` does, whatever their number.
+    A softmax at the very end is left out, because the loss applies it: the output is the logits. Raises ConfigError,
+    which names the layer.
     """
     if not layers:
         raise ConfigError("the list of layers is empty: a network needs at least one layer.")
+    if classes is not None:
+        layers = with_class_count(layers, classes)
     nodes: list[Node] = []
     modules: dict[str, nn.Module] = {}
     shapes = [tuple(input_shape)]  # of the network's input, then of each node's output
@@ -50,11 +53,28 @@ def build_network(layers: Sequence[Any], input_shape: Shape, classes: int | None
     if classes is not None and shapes[-1] != (classes,):
         raise ConfigError(
             f"layer {len(layers) - 1} ({kind}): the network ends in {show(shapes[-1])} values, but there are "
-            f"{classes} classes; end it with Flatten and Dense: {{units: {classes}}}."
+            f"{classes} classes; end it with Flatten and Dense: {{units: classes}}."
         )
     is_chain = all(node.shared is None and node.sources == (index,) for index, node in enumerate(nodes))
     network = Network if is_chain else GraphNetwork
     return network(layers, shapes[0], _pool_before_relu(nodes, modules), modules)
+
+
+def with_class_count(layers: Sequence[Any], classes: int) -> list[Any]:
+    """The layers with the number of classes in the place of the word `classes`, as `units` or `filters`."""
+
+    def counted(arguments: Any) -> Any:
+        if not isinstance(arguments, Mapping):
+            return arguments
+        return {
+            key: classes if key in ("units", "filters") and value == "classes" else value
+            for key, value in arguments.items()
+        }
+
+    return [
+        {kind: counted(arguments) for kind, arguments in layer.items()} if isinstance(layer, Mapping) else layer
+        for layer in layers
+    ]
 
 
 def _parse(index: int, entry: Any) -> tuple[str, dict[str, Any]]:

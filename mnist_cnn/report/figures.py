@@ -16,6 +16,8 @@ from mnist_cnn.report.run import EpochRow
 # The most images that a gallery shows.
 MISTAKES = 25
 SAMPLES = 50
+# A confusion matrix names no more classes than this; of more, it names some, and shows no counts.
+_NAMED = 60
 
 _BLUE, _ORANGE = "#1f5fa8", "#d9730d"
 
@@ -39,20 +41,28 @@ def curves(history: Sequence[EpochRow], what: str) -> Figure:
     return figure
 
 
+def confusion_inches(classes: int) -> float:
+    """The width of a confusion matrix: it grows with the number of classes, so that their names can be read."""
+    return max(5, 0.2 * min(classes, _NAMED))
+
+
 def confusion_matrix(evaluation: Evaluation) -> Figure:
     """Counts by true class (row) and predicted class (column); the colour is the count's share of its row."""
-    figure = Figure(figsize=(5, 4.9), layout="constrained")
+    names = [_short(name, 20) for name in evaluation.classes]
+    side = confusion_inches(len(names))
+    figure = Figure(figsize=(side, side - 0.1), layout="constrained")
     axes = figure.subplots()
     counts = evaluation.confusion
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     # A good network makes a few mistakes in a thousand; the power scale keeps them visible beside the diagonal.
     axes.imshow(share.numpy(), cmap="Blues", norm=PowerNorm(0.3, vmin=0, vmax=1))
-    for row, column in counts.nonzero().tolist():
+    size = 9 if len(names) <= 12 else 6
+    for row, column in counts.nonzero().tolist() if len(names) <= _NAMED else ():
         colour = "white" if share[row, column] > 0.15 else "black"
-        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=9, color=colour)
-    names = evaluation.classes
-    axes.set_xticks(range(len(names)), names, rotation=90 if _wordy(names) else 0, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=size, color=colour)
+    shown = range(0, len(names), math.ceil(len(names) / _NAMED))
+    axes.set_xticks(shown, names[:: shown.step], rotation=90 if _wordy(names) else 0, parse_math=False)
+    axes.set_yticks(shown, names[:: shown.step], parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
 
@@ -61,13 +71,13 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     """The most confident mistakes: true class → predicted class, and the probability of the latter."""
     worst = evaluation.mistakes(MISTAKES)
     arrow = " →\n" if _wordy(evaluation.classes) else " → "
-    titles = [f"{mistake.true}{arrow}{mistake.predicted}\n{mistake.probability:.1%}" for mistake in worst]
+    titles = [f"{_short(one.true)}{arrow}{_short(one.predicted)}\n{one.probability:.1%}" for one in worst]
     return gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
 def samples(images: Images, classes: Sequence[str]) -> Figure:
     """The first images with their classes."""
-    titles = [classes[label] for label in images.labels[:SAMPLES]]
+    titles = [_short(classes[label]) for label in images.labels[:SAMPLES]]
     return gallery(images.images[:SAMPLES], titles, columns=5 if _wordy(classes) else 10)
 
 
@@ -98,6 +108,10 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=160)
     return stream.getvalue()
+
+
+def _short(name: str, most: int = 12) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _wordy(classes: Sequence[str]) -> bool:

@@ -67,8 +67,11 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
     """The report as one HTML page that contains its figures and loads nothing."""
     title = f"{run.trained.model} on {run.test.dataset}: {run.test.accuracy:.2%} test accuracy"
 
-    def image(name: str, alt: str) -> str:
-        return f'<img src="data:image/png;base64,{base64.b64encode(pngs[name]).decode()}" alt="{alt}">'
+    def image(name: str, alt: str, style: str = "") -> str:
+        return f'<img src="data:image/png;base64,{base64.b64encode(pngs[name]).decode()}" alt="{alt}"{style}>'
+
+    width = 34 * figures.confusion_inches(len(run.test.classes)) / 5
+    wide = f' style="width: {width:g}rem; max-width: none"' if width > 34 else ""  # many classes: scrolled, not shrunk
 
     facts = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
@@ -81,8 +84,8 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
         for score in run.test.per_class
     )
     warning = (
-        f'<p class="warning">MNIST is not available here, so this run used {html.escape(run.test.dataset)} instead. Its '
-        "accuracy is not one on MNIST's test images.</p>"
+        f'<p class="warning">MNIST is not available here, so this run used {html.escape(run.test.dataset)} instead. '
+        "Its accuracy is not one on MNIST's test images.</p>"
         if run.fallback
         else ""
     )
@@ -114,7 +117,7 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
 validation curves are measured at the end of each epoch, so they can look better.</small></section>
 <div class="pair">
 <section><h2>Confusion matrix (test images)</h2>
-{image("confusion_matrix.png", "confusion matrix on the test images")}</section>
+<div class="wide">{image("confusion_matrix.png", "confusion matrix on the test images", wide)}</div></section>
 <section><h2>Results by class (test images)</h2><div class="wide"><table>
 <tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>{classes}</table></div>
 <p>Macro F1 {run.test.macro_f1:.2%}. Expected calibration error {run.test.calibration_error:.4f}.</p></section>

@@ -32,6 +32,7 @@ class Run:
     test: Evaluation
     fallback: bool  # MNIST was wanted but is not available, so another data set took its place
     data_root: str
+    data_file: str | None  # of the user's own images
     settings: str  # the configuration, as YAML
 
     @property
@@ -94,7 +95,8 @@ class Run:
             best += " (the last one: there are no validation images to choose by)"
         speed = f", {self.images_per_second:,.0f} images/s" if self.history else ""
         folder = shlex.quote(str(self.folder))
-        root = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
+        images = "" if self.data_root == "data" else f" --data-root {shlex.quote(self.data_root)}"
+        images += f" --data-file {shlex.quote(self.data_file)}" if self.data_file else ""
         rows = [
             ("dataset", dataset),
             ("model", f"{self.trained.model}, {self.trained.network.parameter_count:,} parameters"),
@@ -105,7 +107,7 @@ class Run:
             ("training", f"{self.seconds:.1f} s{speed}"),
             ("run folder", str(self.folder)),
             ("report", str(self.folder / "report" / "index.html")),
-            ("evaluate", f"mnist-cnn evaluate {folder}{root}"),
+            ("evaluate", f"mnist-cnn evaluate {folder}{images}"),
         ]
         if self.interrupted:
             rows.append(("interrupted", f"continue with: {resume_command(self.folder)}"))

@@ -18,9 +18,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from mnist_cnn import machine
-from mnist_cnn.config import RUN_DIR, Config, TrainerConfig, require_one_of, written
+from mnist_cnn.config import RUN_DIR, Config, DataConfig, TrainerConfig, require_one_of, written
 from mnist_cnn.data.download import mirror_address
-from mnist_cnn.data.sources import SOURCES
+from mnist_cnn.data.sources import OWN, SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
@@ -41,9 +41,11 @@ _LOWEST = {"accumulate_grad_batches": 1, "num_nodes": 1}
 
 def check_settings(config: Config) -> None:
     """Raise ConfigError for an unknown data set, an invalid mirror, or a class or a Trainer argument that is wrong."""
-    require_one_of("data.name", config.data.name, "auto", *SOURCES)
+    require_one_of("data.name", config.data.name, "auto", *SOURCES, *OWN)
+    _check_own(config.data)
     for key, path in (
         ("data.root", config.data.root),
+        ("data.file", config.data.file),
         ("data.mirror", config.data.mirror),
         ("run_dir", config.run_dir),
     ):
@@ -83,6 +85,18 @@ def check_settings(config: Config) -> None:
         lowest = _LOWEST.get(key, 0)
         if isinstance(value, int | float) and not lowest <= value < math.inf:
             raise ConfigError(f"{written(f'trainer.{key}', value)}: it must be a finite number of at least {lowest}.")
+
+
+def _check_own(data: DataConfig) -> None:
+    """Raise ConfigError where the user's own images are not named, or a setting is not for this data set."""
+    if data.name == "folder" and not data.root:
+        raise ConfigError("data.root: name the folder that has your pictures, data.root=PATH.")
+    if data.name == "npz" and not data.file:
+        raise ConfigError("data.file: name the file that has your images, data.file=FILE.npz.")
+    for key, name in (("size", "folder"), ("color", "folder"), ("file", "npz")):
+        value = getattr(data, key)
+        if value is not None and data.name != name:
+            raise ConfigError(f"{written(f'data.{key}', value)}: only data={name} takes it, not data={data.name}.")
 
 
 def check_machine(config: Config) -> None:

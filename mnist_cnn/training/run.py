@@ -9,10 +9,9 @@ from lightning.pytorch.loggers import WandbLogger
 
 from mnist_cnn import run_folder
 from mnist_cnn.config import Config
-from mnist_cnn.data import datasets
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.inference.evaluate import check_suits, evaluate
 from mnist_cnn.network import build_network
 from mnist_cnn.report.figures import SAMPLES
 from mnist_cnn.report.page import write_report
@@ -35,19 +34,19 @@ def train(config: Config, command: str) -> Run | None:
     pl.seed_everything(config.seed, verbose=False)
     pretrained, stopped_at = load_pretrained(config)  # of model.init_from, or of the run that is resumed
     config = with_network_of(config, pretrained)
+    preprocessing = pretrained.preprocessing if pretrained else None
+    dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
+    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset, config.augmentation)
     if pretrained:
+        check_suits(pretrained, data.dataset_name, data.source)
         network = pretrained.network
     else:
-        shape, classes = datasets.image_shape(config.data.name), datasets.class_count(config.data.name)
-        network = build_network(config.model.layers, shape, classes)
+        network = build_network(config.model.layers, data.source.image_shape, len(data.source.classes))
         network.check_shapes()
     check_optimizer(config, network.parameters())
     if is_first_process():
         print(f"{config.model.name}\n{network.summary()}", file=sys.stderr)
 
-    preprocessing = pretrained.preprocessing if pretrained else None
-    dataset = pretrained.dataset if pretrained and stopped_at else None  # what data=auto was before
-    data = MNISTDataModule(config.data, config.seed, preprocessing, dataset, config.augmentation)
     data.prepare_data()
     data.setup()
 
@@ -98,6 +97,7 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         test=evaluate(trained, data.test, data.dataset_name, "test"),
         fallback=data.is_fallback,
         data_root=data.config.root,
+        data_file=data.config.file,
         settings=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     metrics = write_report(run)

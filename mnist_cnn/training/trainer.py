@@ -20,9 +20,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mnist_cnn import machine, run_folder
 from mnist_cnn.config import RUN_DIR, Config
 from mnist_cnn.data.datamodule import MNISTDataModule
-from mnist_cnn.errors import CheckpointError, ConfigError, as_user_error, flat, one_line
+from mnist_cnn.data.sources import OWN, kind_of
+from mnist_cnn.errors import CheckpointError, ConfigError, DataError, as_user_error, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import change_of
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
 from mnist_cnn.training.callbacks import (
@@ -67,6 +69,16 @@ def build_classifier(
     assert data.dataset is not None
     # A network with outputs to spare keeps its own names for all of them.
     is_wider = pretrained is not None and len(pretrained.classes) > len(data.dataset.classes)
+    own = data.dataset.digest() if kind_of(data.dataset.name) in OWN else None
+    if own and pretrained and is_wider:
+        raise ConfigError(
+            f"model.init_from: its network has {len(pretrained.classes)} classes and {data.dataset.name} has "
+            f"{len(data.dataset.classes)}; they must be as many."
+        )
+    if config.resume and pretrained and run_folder.has_checkpoint(Path(config.resume)):
+        changed = change_of(pretrained, data.dataset)
+        if changed:
+            raise DataError(f"resume={config.resume}: the images have changed ({changed}); start a new run.")
     metadata = checkpoint.describe(
         network,
         data.preprocessing,
@@ -74,7 +86,12 @@ def build_classifier(
         classes=pretrained.classes if pretrained and is_wider else data.dataset.classes,
         dataset=data.dataset.name,
         split={"val_fraction": config.data.val_fraction, "method": config.data.split, "seed": config.seed},
-        training={"seed": config.seed, "max_epochs": config.trainer.max_epochs, "settings": settings_of(config)},
+        training={
+            "seed": config.seed,
+            "max_epochs": config.trainer.max_epochs,
+            "settings": settings_of(config),
+            **({"data": own} if own else {}),
+        },
     )
     for logger in trainer.loggers:
         logger.log_hyperparams({key: metadata[key] for key in ("model", "dataset", "split", "training")})

@@ -4,17 +4,19 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mnist_cnn.data.reading import as_image
 from mnist_cnn.inference.pictures.ink import find_ink, grey_on_paper, light_on_dark
 from mnist_cnn.inference.pictures.placing import Placed, is_placed, place, resized
 from mnist_cnn.inference.pictures.segments import find_digits
 
 # Whether digits are cut out and placed as in MNIST: always, never, or except where a picture is such an image already.
-Placing = Literal["fit", "as-is", "auto"]
+# `unchanged` is `as-is` with the brightness of the picture, also where this is dark on light: as pictures of the
+# user's own are trained on.
+Placing = Literal["fit", "as-is", "auto", "unchanged"]
 Box = tuple[int, int, int, int]
 
 MNIST_SIZE = (28, 28)
@@ -48,14 +50,13 @@ def to_images(picture: Image.Image, shape: tuple[int, int, int], placing: Placin
 def prepare(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> Preparation:
     """Convert an RGBA picture to images of `shape`, for a network of digits: line by line, each from left to right.
 
-    A grey image is always light on dark. For a colour network, and with `as-is`, there is one image: the whole picture,
-    resized. DataError if digits are to be found and the picture is blank or has too many.
+    A grey image is light on dark, unless it is `unchanged`. For a colour network, with that, and with `as-is`, there is
+    one image: the whole picture, resized. DataError if digits are to be found and the picture is blank or has too many.
     """
     channels, height, width = shape
     whole = (0, 0, *picture.size)
-    if channels != 1:
-        colours = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-        return Preparation([[Seen(torch.from_numpy(np.array(colours)).permute(2, 0, 1), whole)]])
+    if channels != 1 or placing == "unchanged":
+        return Preparation([[Seen(torch.from_numpy(as_image(picture, shape)), whole)]])
     picture, scale = _reduced(picture)
     if placing == "as-is" or (placing == "auto" and picture.size[::-1] in (MNIST_SIZE, (height, width))):
         grey = light_on_dark(grey_on_paper(picture))

@@ -7,7 +7,6 @@ from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import check_suits
 from mnist_cnn.training.resume.stopped import find_stopped
 
 
@@ -25,14 +24,13 @@ def load_pretrained(config: Config) -> tuple[TrainedNetwork | None, Path | None]
             raise ConfigError(
                 f"data.normalize={config.data.normalize}: model.init_from brings its own scaling; leave this out."
             )
-        check_suits(trained, config.data.name)
     if trained is not None:
         trained.network.train().requires_grad_(True)
     return trained, stopped_at
 
 
 def with_network_of(config: Config, trained: TrainedNetwork | None) -> Config:
-    """The configuration with the name and the layers of the network that the run really trains."""
-    if trained is None:
+    """The configuration with the name and the layers of the network that `model.init_from` brings."""
+    if trained is None or config.model.init_from is None:
         return config
     return replace(config, model=replace(config.model, name=trained.model, layers=trained.network.layers))

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, select, to_config
 from mnist_cnn.data import datasets
-from mnist_cnn.data.sources import SOURCES
+from mnist_cnn.data.sources import OWN, SOURCES
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.inference import box
 from mnist_cnn.run_folder import has_checkpoint
@@ -31,7 +31,10 @@ from mnist_cnn.training.targets import class_of
 
 # What may be changed: the length of the run, the machine, and the loggers.
 _MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy")
-_MAY_CHANGE = ("trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.eval_batch_size", "distill.from")
+_MAY_CHANGE = (
+    "trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.file", "data.eval_batch_size",
+    "distill.from",
+)  # fmt: skip
 # What always comes from this command line, never from the saved run: where to fetch images, and which run is resumed.
 _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 # A group's option may be named again if it is the same one: if it has the same value under this key.
@@ -71,8 +74,8 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     for key in _OF_THIS_MACHINE:
         _put(saved, key, select(now, key))
     name, root = (str(saved["data"].get(key)) for key in ("name", "root"))
-    require_one_of("data.name", name, "auto", *SOURCES)
-    if "data.root" not in keys and not datasets.is_present(name, root):
+    require_one_of("data.name", name, "auto", *SOURCES, *OWN)
+    if "data.root" not in keys and name not in OWN and not datasets.is_present(name, root):
         saved["data"]["root"] = now["data"]["root"]  # images would be downloaded to where the run folder says
     if not has_checkpoint(Path(folder)) and saved["model"].get("init_from") and "model.init_from" not in keys:
         raise ConfigError(

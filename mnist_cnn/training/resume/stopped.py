@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mnist_cnn.config import Config
+from mnist_cnn.data.sources import kind_of
 from mnist_cnn.errors import CheckpointError, ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.network.build import with_class_count
 from mnist_cnn.run_folder import is_first_process
 from mnist_cnn.training.optimizers import build_optimizer
 
@@ -133,7 +135,8 @@ def settings_of(config: Config) -> dict[str, Any]:
     for group, values in groups.items():
         settings |= {f"{group}.{key}": value for key, value in values.items()}
     # Where one of these is off, its settings decide nothing.
-    optional = {"augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
+    own = {key: getattr(config.data, key) for key in ("size", "color")}
+    optional = {"data": own, "augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
     if teacher := config.distill["from"]:  # the file that is read counts, not where it lies
         digest = hashlib.sha256(checkpoint.load_kept(teacher)[0].read_bytes()).hexdigest()
         optional["distill"] = {**config.distill, "from": None, "sha256": digest}
@@ -152,9 +155,9 @@ def is_known(target: Mapping[str, Any]) -> bool:
 
 def _check_same_experiment(config: Config, stopped: TrainedNetwork) -> None:
     before = {**stopped.training.get("settings", {}), "model.layers": stopped.network.layers}
-    now = {**settings_of(config), "model.layers": config.model.layers}
+    now = {**settings_of(config), "model.layers": with_class_count(config.model.layers, len(stopped.classes))}
     if config.data.name != "auto":
-        before["data.name"], now["data.name"] = stopped.dataset, config.data.name
+        before["data.name"], now["data.name"] = kind_of(stopped.dataset), config.data.name
     epochs = config.trainer.max_epochs
     # The course of the learning rate, or of dropout, was planned for a certain number of epochs.
     targets = [str(target.get("_target_")) for target in config.callbacks.values() if target is not None]
