@@ -1,7 +1,11 @@
 """Arguments that several commands take."""
 
 import argparse
+import os
 from pathlib import Path
+from typing import NamedTuple
+
+from mnist_cnn.errors import ConfigError
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -9,6 +13,43 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CKPT_OR_RUN",
         help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists",
     )  # fmt: skip
+
+
+class DataFiles(NamedTuple):
+    """Where the files of a data set are."""
+
+    root: str
+    mirror: str | None
+    file: str
+
+
+def add_data_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data-root", metavar="FOLDER", help="the folder of the image files (data), or of your own pictures"
+    )
+    parser.add_argument("--data-file", metavar="FILE.npz", help="your images, where they are a file of NumPy arrays")
+    parser.add_argument(
+        "--mirror",
+        metavar="ADDRESS",
+        help="a folder or web address that has the image files, tried before all others (for mnist: the environment "
+        "variable MNIST_MIRROR)",
+    )
+
+
+def data_files(options: argparse.Namespace, dataset: str) -> DataFiles:
+    """Where the options say that a data set is; ConfigError, in the user's words, where they don't or can't."""
+    from mnist_cnn.data.download import mirror_address
+    from mnist_cnn.data.sources import kind_of
+
+    needed = {"folder": (options.data_root, "--data-root FOLDER"), "npz": (options.data_file, "--data-file FILE.npz")}
+    given, option = needed.get(kind_of(dataset), ("", ""))
+    if option and not given:
+        raise ConfigError(f"{dataset}: say where these images are: {option}")
+    mirror, given_as = options.mirror, "--mirror "
+    if not mirror and dataset == "mnist":
+        mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
+    address = mirror_address(mirror, given_as) if mirror else None
+    return DataFiles(options.data_root or "data", address, options.data_file or "")
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:

@@ -1,15 +1,14 @@
 """`mnist-cnn evaluate`: measures a trained network."""
 
 import argparse
-import os
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_json
-from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
+from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, data_files
+from mnist_cnn.errors import DataError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 try:
-    from mnist_cnn.data.sources import OWN, SOURCES, kind_of
+    from mnist_cnn.data.sources import OWN, SOURCES
 
     NAMES = (*SOURCES, *OWN)
 except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
@@ -22,16 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
     parser.add_argument("--data", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
-    parser.add_argument(
-        "--data-root", metavar="FOLDER", help="the folder of the image files (data), or of your own pictures"
-    )
-    parser.add_argument("--data-file", metavar="FILE.npz", help="your images, for --data npz")
-    parser.add_argument(
-        "--mirror",
-        metavar="ADDRESS",
-        help="a folder or web address that has the image files, tried before all others (for mnist: the environment "
-        "variable MNIST_MIRROR)",
-    )
+    add_data_files(parser)
     parser.add_argument(
         "--tta", action="store_true", help="also average each image's answers over nine views, shifted by up to a pixel"
     )
@@ -46,12 +36,8 @@ def run(options: argparse.Namespace) -> int:
 
     file, trained = checkpoint.load_kept(options.checkpoint)
     name = options.data or trained.dataset
-    if (kind_of(name) == "folder" and not options.data_root) or (kind_of(name) == "npz" and not options.data_file):
-        where = "--data-root FOLDER" if kind_of(name) == "folder" else "--data-file FILE.npz"
-        raise ConfigError(f"{name}: say where these images are: {where}")
-    root, mirror = options.data_root or "data", _mirror(options.mirror, name)
     try:
-        images = images_for(trained, options.split, name, root, mirror, options.data_file or "")
+        images = images_for(trained, options.split, name, *data_files(options, name))
     except MissingFilesError as error:
         way_out = "name a folder or web address that has them: --mirror ADDRESS"
         way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
@@ -67,13 +53,3 @@ def run(options: argparse.Namespace) -> int:
         print(f"\nwith test-time augmentation, the mean over {len(VIEWS)} views shifted by up to a pixel:")
         print(f"accuracy  {views.accuracy:.2%}\nloss      {views.loss:.4f}")
     return 0
-
-
-def _mirror(option: str | None, dataset: str) -> str | None:
-    """The address of the mirror, or None; ConfigError in the user's words if it is not an address."""
-    from mnist_cnn.data.download import mirror_address
-
-    mirror, given_as = option, "--mirror "
-    if not mirror and dataset == "mnist":
-        mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
-    return mirror_address(mirror, given_as) if mirror else None

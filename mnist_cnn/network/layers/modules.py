@@ -194,7 +194,7 @@ class LSTM(nn.Module):
         if self.bias is not None:
             inputs = inputs + self.bias
         units = len(self.recurrent_kernel)
-        state = cell = x.new_zeros(len(x), units)
+        state = cell = x.new_zeros(x.shape[0], units)
         outputs = []
         for step in inputs.unbind(1):
             i, f, c, o = torch.split(step + state @ self.recurrent_kernel, units, dim=1)

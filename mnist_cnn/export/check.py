@@ -1,0 +1,112 @@
+"""Checks an exported file before it is kept: it must answer as PyTorch does."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mnist_cnn.data.images import Images
+from mnist_cnn.data.sources import Array
+from mnist_cnn.errors import DataError, UserError
+from mnist_cnn.export.program import as_input, image_shape
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for
+
+MOST_DIFFERENCE = 1e-5  # of a probability: rounding, in another order of the same sums
+_RANDOM = 1000  # images where the data set is not available
+
+# From images as a file takes them, uint8 (N, H, W) or (N, H, W, C), to probabilities (N, classes).
+Answers = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images, and what the network makes of them in PyTorch. They are random ones if the data set is `missing`."""
+
+    images: Array
+    evaluation: Evaluation
+    batch: int
+    missing: str | None = None  # why there are no test images
+
+    @property
+    def what(self) -> str:
+        images = f"{len(self.images):,}"
+        return f"{images} random images" if self.missing else f"the {images} test images of {self.evaluation.dataset}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was compared; `accuracy` is None where the images are random."""
+
+    reference: Reference
+    difference: float  # the largest of a probability
+    same: int  # images with the same answer
+    accuracy: float | None
+
+    def summary(self) -> str:
+        """`the 10,000 test images of mnist: the same answers as PyTorch, probabilities within 1e-06, accuracy 99 %`."""
+        total = len(self.reference.images)
+        same = (
+            "the same answers as PyTorch" if self.same == total else f"{self.same:,} of {total:,} answers as in PyTorch"
+        )
+        near = f"probabilities within {self.difference:.1e}" if self.difference else "equal probabilities"
+        accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
+        return f"{self.reference.what}: {same}, {near}{accuracy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "dataset": None if self.reference.missing else self.reference.evaluation.dataset,
+            "images": len(self.reference.images),
+            "same_answers": self.same,
+            "largest_difference": self.difference,
+            "accuracy": self.accuracy,
+        }
+
+
+def reference(trained: TrainedNetwork, root: str | Path, mirror: str | None = None, file: str = "") -> Reference:
+    """The test images that the network was trained for, or random ones where those are not available."""
+    missing = None
+    try:
+        images = images_for(trained, "test", trained.dataset, root, mirror, file)
+    except DataError as error:
+        images, missing = _random_images(trained), str(error).partition("\n")[0].removesuffix(" Tried:")
+    evaluation = evaluate(trained, images, trained.dataset, "test")
+    return Reference(as_input(images.images).numpy(), evaluation, trained.network.evaluation_batch, missing)
+
+
+def compare(answers: Answers, reference: Reference) -> Check:
+    """Compare a file's answers with PyTorch's."""
+    batches = range(0, len(reference.images), reference.batch)
+    found = np.concatenate([answers(reference.images[start : start + reference.batch]) for start in batches])
+    evaluation = reference.evaluation
+    right = float((found.argmax(1) == evaluation.labels.numpy()).mean())
+    return Check(
+        reference,
+        float(np.abs(found - evaluation.probabilities.numpy()).max()),
+        int((found.argmax(1) == evaluation.predicted.numpy()).sum()),
+        None if reference.missing else right,
+    )
+
+
+def require_equal(check: Check, runtime: str) -> Check:
+    """The same check; UserError if the file does not answer as PyTorch does."""
+    other = len(check.reference.images) - check.same
+    if other or not check.difference <= MOST_DIFFERENCE:
+        raise UserError(
+            f"{runtime} and PyTorch differ on {check.reference.what}: in {other:,} answers, and by up to "
+            f"{check.difference:.1e} in a probability; no file was written."
+        )
+    return check
+
+
+def _random_images(trained: TrainedNetwork) -> Images:
+    """Uniform pixels, fewer and fewer of them black: from an empty image to one that is full."""
+    random = torch.Generator().manual_seed(0)
+    shape = image_shape(trained)
+    count = max(2, min(_RANDOM, 2**27 // (shape[0] * shape[1] * shape[2])))
+    images = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=random)
+    images *= torch.rand(images.shape, generator=random) < torch.linspace(0, 1, count).view(-1, 1, 1, 1)
+    return Images(images, torch.zeros(count, dtype=torch.int64))

@@ -1,0 +1,124 @@
+"""Exports a network as an `.onnx` file, which ONNX Runtime and many others run without PyTorch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.export import ExportedProgram
+
+from mnist_cnn.data.sources import Array
+from mnist_cnn.errors import UserError
+from mnist_cnn.export import card
+from mnist_cnn.export.check import Answers, Check, Reference, compare, require_equal
+from mnist_cnn.export.program import INPUT, OUTPUT, converted
+from mnist_cnn.files import check_is_new, write_file
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+
+if TYPE_CHECKING:
+    import onnx
+
+# The version of ONNX's operators that torch itself writes, and that runtimes of 2023 and later read.
+OPSET = 18
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was checked of an `.onnx` file and, if it is in 8 bits, of the same network in float32 beside it.
+
+    `rates` are those of the two in images a second, on one core.
+    """
+
+    check: Check
+    in_float: Check | None = None
+    rates: tuple[float, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.in_float is None or self.rates is None:
+            return {"check": self.check.to_dict()}
+        rate, float_rate = map(round, self.rates)
+        return {
+            "check": {**self.check.to_dict(), "images_per_second": rate},
+            "float32": {**self.in_float.to_dict(), "images_per_second": float_rate},
+        }
+
+    def summary(self) -> list[str]:
+        """What was checked, in a line, or one for each precision."""
+        if self.in_float is None or self.rates is None:
+            return [f"checked in ONNX Runtime on {self.check.summary()}"]
+        rate, float_rate = (f"{rate / 1000:,.1f} thousand images/s on one core" for rate in self.rates)
+        return [
+            f"in float32, checked in ONNX Runtime on {self.in_float.summary()}; {float_rate}",
+            f"in 8 bits, on {self.check.summary()}; {rate}",
+        ]
+
+
+def require_packages() -> None:
+    """Raise UserError if what writes and runs ONNX files is not installed."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"for ONNX, {' and '.join(missing)} must be installed: pip install 'mnist-cnn[onnx]'")
+
+
+def export_onnx(
+    trained: TrainedNetwork,
+    path: Path,
+    reference: Reference,
+    facts: Mapping[str, str],
+    about: str,
+    calibration: Array | None = None,
+) -> Exported:
+    """Write an `.onnx` file that gave PyTorch's answers in ONNX Runtime, with the model card `facts` and `about` in it.
+
+    With `calibration`, images as the file takes them, it is written in 8 bits. Its answers then differ a little from
+    PyTorch's; only those of the same file in float32 must be equal.
+
+    UserError if they are not, or a layer can't be exported; OutputError if the file exists or can't be written.
+    """
+    require_packages()
+    check_is_new(path)
+    model = converted(trained, _to_onnx)
+    exported = Exported(require_equal(compare(session(model), reference), "ONNX Runtime"))
+    if calibration is not None:
+        from mnist_cnn.export import int8
+
+        in_float, model = model, int8.quantize(model, calibration)
+        rates = int8.rates(session(model, threads=1), session(in_float, threads=1), reference)
+        exported = Exported(compare(session(model), reference), exported.check, rates)
+    for key, value in {**facts, **card.measured(exported.check, exported.to_dict(), _PACKAGES)}.items():
+        model.metadata_props.add(key=key, value=value)
+    model.doc_string = about
+    write_file(path, model.SerializeToString(), replace=False)
+    return exported
+
+
+def session(model: "onnx.ModelProto", threads: int = 0) -> Answers:
+    """The model in ONNX Runtime, on so many threads; 0: on as many as there are cores."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    running = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def answers(images: Array) -> Array:
+        found: Array = running.run([OUTPUT], {INPUT: images})[0]
+        return found
+
+    return answers
+
+
+def _to_onnx(program: ExportedProgram) -> "onnx.ModelProto":
+    names = {"input_names": [INPUT], "output_names": [OUTPUT]}
+    written = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False, **names)
+    assert written is not None
+    model = written.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # of no use to a runtime, and half of a small file
+    del model.graph.value_info[:]  # runtimes infer it
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    return model
