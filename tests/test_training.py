@@ -1,6 +1,7 @@
 import json
 import re
 import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from tqdm import tqdm
 
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.errors import ConfigError
@@ -43,6 +45,20 @@ def test_the_last_lines_say_what_came_out_and_how_to_see_it_again() -> None:
         assert part in outcome.out
     assert "4·4·1·8 + 8" in outcome.err
     assert len(re.findall(r"^epoch  \d/2  loss .* val accuracy", outcome.err, re.M)) == 2
+
+
+def test_the_bar_of_every_epoch_counts_the_images_of_that_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tqdm[Any]] = []
+
+    class Bar(tqdm):  # type: ignore[type-arg]  # which tqdm itself does not have when it runs
+        def close(self) -> None:
+            bars.append(self)
+            super().close()
+
+    monkeypatch.setattr("mnist_cnn.training.callbacks.epochs.tqdm", Bar)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # as in a notebook, which is no terminal
+    assert train_command(*QUICK, "run_dir=run").status == 0
+    assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(0, 1293, 1293)] * 2
 
 
 def test_the_figures_of_a_run_are_those_of_its_best_checkpoint(digits_run: Path) -> None:

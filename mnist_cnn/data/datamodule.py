@@ -186,7 +186,7 @@ class Batches:
         """Begin the next pass after so many batches; ValueError if those had another size, or there are not so many."""
         if batch_size != self.batch_sampler.batch_size or not 0 <= taken <= len(self):
             raise ValueError(f"{taken} batches of {batch_size} images were taken, of {len(self)} of another size")
-        self._first = taken
+        self._first = self.taken = taken
 
     def _sent(self, part: Tensor) -> Tensor:
         return part.pin_memory().to(self.device, non_blocking=True)

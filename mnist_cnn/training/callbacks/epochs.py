@@ -135,20 +135,19 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.fit_loop.restarted_mid_epoch:
-            self._draw(trainer)
+            self._draw(trainer, _train_batches(trainer).taken)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer)
+        self._draw(trainer, 0)
 
-    def _draw(self, trainer: pl.Trainer) -> None:
-        """Draw a bar over the images that this process trains on in this epoch."""
+    def _draw(self, trainer: pl.Trainer, taken: int) -> None:
+        """Draw a bar over the images that this process trains on in this epoch, after so many batches of them."""
         if not trainer.is_global_zero or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
             return
-        batches = _train_batches(trainer)
-        plan = batches.batch_sampler
+        plan = _train_batches(trainer).batch_sampler
         self._bar = tqdm(
             total=min(len(plan.sampler), int(trainer.num_training_batches) * plan.batch_size),  # type: ignore[arg-type]  # samplers here have a length
-            initial=batches.taken * plan.batch_size,
+            initial=taken * plan.batch_size,
             desc=f"epoch {trainer.current_epoch + 1:>2}/{trainer.max_epochs}",
             unit=" images", leave=False, dynamic_ncols=True, file=sys.stderr, smoothing=0,
         )  # fmt: skip
