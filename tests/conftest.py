@@ -148,6 +148,7 @@ def _same_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))  # nor may a test find MNIST in Keras' cache
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

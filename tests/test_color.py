@@ -38,7 +38,7 @@ def color_set(monkeypatch: pytest.MonkeyPatch) -> Any:
         load("digits", "data"), name="cifar10", classes=HUES, train=images_of_hues(500), test=images_of_hues(100)
     )
     monkeypatch.setattr(datasets, "fetch", lambda *_: None)
-    monkeypatch.setattr(datasets, "load", lambda name, root: made if name == "cifar10" else load(name, root))
+    monkeypatch.setattr(datasets, "load", lambda name, *rest: made if name == "cifar10" else load(name, *rest))
     return made
 
 

@@ -50,7 +50,7 @@ WRONG = [
     ("+trainer.max_steps=3", "trainer.max_steps", "takes no such argument here"),
     ("+trainer.limit_train_batches=0", "trainer.limit_train_batches=0", "nothing would be left"),
     ("--epochs=5", "--epochs=5", "without dashes"),
-    ("data.root=${nothing}", "data.root", "nothing"),
+    ("data.split=${nothing}", "data.split", "nothing"),
     ("resume=nowhere", "resume=nowhere", "not a run folder"),
     ("+model.layers.0.Conv2D.padding=sam", "layer 0 (Conv2D)", "Did you mean same?"),
     ("+model.layers.4.Flatten.padding=same", "layer 4 (Flatten)", "no argument 'padding'"),

@@ -141,14 +141,14 @@ def test_setup_twice_changes_nothing() -> None:
     assert data.train.images is before
 
 
-def test_auto_takes_the_digits_loudly_where_mnist_is_not_available(
+def test_auto_takes_a_part_of_mnist_loudly_where_mnist_is_not_available(
     fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = MNISTDataModule(configured("data=auto", "data.mirror=http://127.0.0.1:1/").data, 0)
     data.prepare_data()
     data.prepare_data()  # Lightning calls it again
     data.setup()
-    assert data.dataset_name == "digits"
+    assert data.dataset_name == "mnist_5k"
     assert data.is_fallback
     warning = capsys.readouterr().err
     assert warning.count("MNIST IS NOT AVAILABLE") == 1
@@ -193,6 +193,6 @@ def test_missing_files_are_answered_in_the_settings_of_train_py(fake_mnist: Fake
     data = MNISTDataModule(configured("data=mnist", "data.mirror=http://127.0.0.1:1/").data, 0)
     with pytest.raises(DataError) as refused:
         data.prepare_data()
-    for part in ("data/MNIST/raw", "data.mirror=ADDRESS", "MNIST_MIRROR", "data=digits"):
+    for part in ("data/MNIST/raw", "data.mirror=ADDRESS", "MNIST_MIRROR", "data=mnist_5k"):
         assert part in str(refused.value)
     assert "--mirror" not in str(refused.value)

@@ -204,7 +204,7 @@ def test_where_mnist_is_not_available_one_message_says_what_is_missing_and_what_
     assert "http://127.0.0.1:1/train-images" in message
     assert "put these files into data/MNIST/raw" in message
     assert all(name in message for name, _ in fake_mnist.files)
-    for setting in ("data.mirror", "--mirror", "data=digits"):  # a caller's words, which the caller adds
+    for setting in ("data.mirror", "--mirror", "data=mnist_5k"):  # a caller's words, which the caller adds
         assert setting not in message
 
 
@@ -290,7 +290,7 @@ def test_the_bundled_digits_look_like_mnist_and_need_nothing() -> None:
 
 
 def test_auto_is_mnist_only_where_it_is_present(fake_mnist: FakeMnist) -> None:
-    assert datasets.load("auto", "data").name == "digits"
+    assert datasets.load("auto", "data").name == "mnist_5k"
     fetch(fake_mnist.mirror)
     assert datasets.load("auto", "data").name == "mnist"
 
@@ -408,7 +408,7 @@ def test_the_example_of_a_data_set_of_ones_own_is_loaded_trained_and_evaluated(
     assert loaded.train.images.shape == (200, 1, 28, 28)
     assert len(loaded.test) == 100
     assert not Path("data").exists()
-    settings = ("data.name=stripes", "model=mlp", "model.layers.3.Dense.units=2", "trainer.max_epochs=2", "trainer=cpu")
+    settings = ("data.name=stripes", "model=mlp", "trainer.max_epochs=2", "trainer=cpu")
     outcome = train_command(*settings, "run_dir=run")
     assert outcome.status == 0, outcome.err
     assert cli.main(["evaluate", "run", "--json"]) == 0

@@ -64,9 +64,9 @@ def test_a_run_without_mnist_says_so_in_the_terminal_and_on_the_page(fake_mnist:
     outcome = train_command(*settings)
     assert outcome.status == 0
     assert "NOT MNIST" in outcome.out
-    assert json.loads(Path("run/metrics.json").read_text())["dataset"] == "digits"
-    assert "on digits" in Path("run/report/index.html").read_text()
-    assert "Its results say nothing about MNIST" in Path("run/report/index.html").read_text()
+    assert json.loads(Path("run/metrics.json").read_text())["dataset"] == "mnist_5k"
+    assert "on mnist_5k" in Path("run/report/index.html").read_text()
+    assert "Its accuracy is not one on MNIST" in Path("run/report/index.html").read_text()
 
 
 def test_a_run_on_mnist_has_no_such_warning(fake_mnist: FakeMnist) -> None:
@@ -74,7 +74,7 @@ def test_a_run_on_mnist_has_no_such_warning(fake_mnist: FakeMnist) -> None:
     outcome = train_command(*settings)
     assert "NOT MNIST" not in outcome.out
     assert "evaluate    mnist-cnn evaluate run --data-root d" in outcome.out
-    assert "say nothing about MNIST" not in Path("run/report/index.html").read_text()
+    assert "Its accuracy is not one on MNIST" not in Path("run/report/index.html").read_text()
 
 
 @pytest.mark.parametrize("names", [tuple("abc"), ("T-shirt/top", "Trouser", "<b>&"), ("$x", "$\\frac{$", "c")])

@@ -271,12 +271,12 @@ def test_where_every_checkpoint_is_damaged_nothing_is_changed(digits_run: Path) 
     assert Path("run/checkpoints/best.ckpt").read_bytes() == b"text"
 
 
-def test_a_run_that_fell_back_to_digits_goes_on_with_digits(fake_mnist: FakeMnist) -> None:
+def test_a_run_that_fell_back_to_a_part_of_mnist_goes_on_with_it(fake_mnist: FakeMnist) -> None:
     settings = ("model=mlp", "trainer.max_epochs=1", "run_dir=run")
     assert train_command(*settings, "data.mirror=http://127.0.0.1:1/").status == 0
     outcome = train_command("resume=run", "trainer.max_epochs=2", f"data.mirror={fake_mnist.mirror}")
     assert outcome.status == 0, outcome.err
-    assert (metrics(Path("run"))["dataset"], metrics(Path("run"))["epochs"]) == ("digits", 2)
+    assert (metrics(Path("run"))["dataset"], metrics(Path("run"))["epochs"]) == ("mnist_5k", 2)
     assert "NOT MNIST" in outcome.out
 
 
