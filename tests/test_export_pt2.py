@@ -55,7 +55,7 @@ def test_the_file_carries_its_card_and_nothing_of_this_machine() -> None:
 def test_no_file_of_ours_has_weights_that_are_pickled() -> None:
     # torch.export.load unpickles what a file marks so: a file of ours must not need that anybody allows it.
     export(trained(END))
-    reader = torch.PyTorchFileReader(io.BytesIO(FILE.read_bytes()))  # type: ignore[attr-defined]  # not in torch's stubs
+    reader = torch.PyTorchFileReader(io.BytesIO(FILE.read_bytes()))
     config = json.loads(reader.get_record("data/weights/model_weights_config.json"))
     assert [weight["use_pickle"] for weight in config["config"].values()] == [False] * 2
 

@@ -98,14 +98,14 @@ def test_versions_that_are_known_to_be_bad_are_excluded() -> None:
 
 
 def test_what_is_imported_is_declared() -> None:
-    declared = {canonicalize_name(requirement.name) for requirement in [*NEEDED, *EXTRAS["keras"]]}
+    declared = {canonicalize_name(requirement.name) for requirement in [*NEEDED, *EXTRAS["keras"], *EXTRAS["onnx"]]}
     owners = packages_distributions()
     for name in {module.partition(".")[0] for module in imported()} - {"mnist_cnn"} - sys.stdlib_module_names:
         assert {canonicalize_name(owner) for owner in owners[name]} & declared, f"{name} is not in pyproject.toml"
 
 
 def test_doctor_knows_every_dependency() -> None:
-    names = {canonicalize_name(requirement.name) for requirement in [*NEEDED, *EXTRAS["keras"]]}
+    names = {canonicalize_name(requirement.name) for requirement in [*NEEDED, *EXTRAS["keras"], *EXTRAS["onnx"]]}
     assert names - {"packaging"} == set(doctor._PACKAGES)
 
 
@@ -155,7 +155,7 @@ def test_on_every_python_one_pin_of_each_dependency_is_within_its_bounds(python:
     for pin in PINS:
         if pin.marker is None or pin.marker.evaluate(machine):
             assert pins.setdefault(canonicalize_name(pin.name), versions(pin)) == versions(pin), f"{pin.name} twice"
-    for needed in [*NEEDED, *EXTRAS["dev"], *EXTRAS["keras"]]:
+    for needed in [*NEEDED, *EXTRAS["dev"], *EXTRAS["keras"], *EXTRAS["onnx"]]:
         (version,) = pins[canonicalize_name(needed.name)]
         assert Version(version) in needed.specifier, needed
 
