@@ -35,8 +35,10 @@ _PACKAGES = {
     "h5py": "h5py", "pyyaml": "yaml", "omegaconf": "omegaconf", "hydra-core": "hydra", "msgspec": "msgspec",
     "filelock": "filelock", "tqdm": "tqdm", "mlxtend": "mlxtend",
     "torch": "torch", "torchvision": "torchvision", "torchmetrics": "torchmetrics", "lightning": "lightning.pytorch",
+    "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime",
 }  # fmt: skip
-_STAND_ON_TORCH = ("torchvision", "torchmetrics", "lightning")
+# Where the second is broken, the first is not tried: it would be blamed for it, or say more than one line.
+_STANDS_ON = {"torchvision": "torch", "torchmetrics": "torch", "lightning": "torch", "onnxruntime": "numpy"}
 _MALICIOUS = {("lightning", "2.6.2"), ("lightning", "2.6.3")}
 _CPU_CAPABILITIES = ("avx2", "avx512_f", "avx512_bf16", "amx_tile", "amx_bf16")
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
@@ -99,7 +101,7 @@ def _packages() -> tuple[Facts, set[str], list[str]]:
             continue
         if name in needed and version not in needed[name].specifier:
             problems.append(f"{name} {version} is not one of the tested versions, {needed[name].specifier}")
-        if name in _STAND_ON_TORCH and "torch" not in usable:
+        if _STANDS_ON.get(name, name) not in {name, *usable}:
             continue
         try:
             import_module(module)

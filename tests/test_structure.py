@@ -23,6 +23,7 @@ STANDS_ON: dict[str, set[str]] = {
     "inference": {"network", "data"},
     "report": {"inference", "network", "data"},
     "keras": {"inference", "network", "data"},
+    "export": {"inference", "network", "data"},
     "training": {"report", "inference", "network", "data", "run_folder"},
 }
 MAX_MODULES_IN_A_FOLDER = 10

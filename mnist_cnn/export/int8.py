@@ -32,18 +32,8 @@ def quantize(model: "onnx.ModelProto", calibration: Array) -> "onnx.ModelProto":
     `calibration` are training images as the model takes them, uint8 (N, H, W) or (N, H, W, C).
     """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Batches(CalibrationDataReader):
-        """The calibration images, in batches."""
-
-        def __init__(self) -> None:
-            starts = range(0, len(calibration), _BATCH)
-            self.batches = iter([{INPUT: calibration[start : start + _BATCH]} for start in starts])
-
-        def get_next(self) -> dict[str, Array] | None:
-            return next(self.batches, None)
 
     with tempfile.TemporaryDirectory() as folder, _without_advice():
         written, merged, quantized = (str(Path(folder) / f"{name}.onnx") for name in ("written", "merged", "int8"))
@@ -52,7 +42,7 @@ def quantize(model: "onnx.ModelProto", calibration: Array) -> "onnx.ModelProto":
         quantize_static(
             merged,
             quantized,
-            Batches(),
+            _Batches(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_QUANTIZED,
             nodes_to_exclude=_with_few_channels(onnx.load(merged)),
@@ -80,6 +70,16 @@ def _with_few_channels(model: "onnx.ModelProto") -> list[str]:
     kernels = {weight.name: weight.dims for weight in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     return [node.name for node in convolutions if kernels[node.input[1]][1] < _LEAST_CHANNELS]
+
+
+class _Batches:
+    """Images as ONNX Runtime asks for them when it calibrates (its CalibrationDataReader)."""
+
+    def __init__(self, images: Array) -> None:
+        self.batches = ({INPUT: images[start : start + _BATCH]} for start in range(0, len(images), _BATCH))
+
+    def get_next(self) -> dict[str, Array] | None:
+        return next(self.batches, None)
 
 
 @contextmanager

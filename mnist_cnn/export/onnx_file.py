@@ -112,8 +112,9 @@ def session(model: "onnx.ModelProto", threads: int = 0) -> Answers:
 
 
 def _to_onnx(program: ExportedProgram) -> "onnx.ModelProto":
-    names = {"input_names": [INPUT], "output_names": [OUTPUT]}
-    written = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False, **names)
+    written = torch.onnx.export(
+        program, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=[OUTPUT], verbose=False
+    )
     assert written is not None
     model = written.model_proto
     for node in model.graph.node:
