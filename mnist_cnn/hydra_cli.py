@@ -3,17 +3,20 @@
 A user's mistake ends in one line that names the setting and, where there is one, the nearest right name.
 """
 
+import difflib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser  # Hydra has no public list of its flags
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -28,8 +31,26 @@ from mnist_cnn.terminal import allow_any_text, failed
 
 # Settings whose value is a path, taken as it is written: `=`, `,` and quotes mean something else to Hydra.
 PATHS = ("resume", "run_dir", "model.init_from", "distill.from")
-# Groups whose classes take arguments that their files may leave out.
-OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
+# Groups whose options name classes, and so have different keys.
+TARGETS = ("optimizer", "scheduler", "callbacks", "logger")
+# Where further arguments may be added to those that the files have.
+OPEN = (*TARGETS, "trainer", "model.layers")
+
+# The packages that add options to Hydra's own groups.
+PLUGINS = {
+    "hydra/launcher": {
+        "joblib": "hydra-joblib-launcher",
+        "ray": "hydra-ray-launcher",
+        "rq": "hydra-rq-launcher",
+        "submitit_local": "hydra-submitit-launcher",
+        "submitit_slurm": "hydra-submitit-launcher",
+    },
+    "hydra/sweeper": {
+        "ax": "hydra-ax-sweeper",
+        "nevergrad": "hydra-nevergrad-sweeper",
+        "optuna": "hydra-optuna-sweeper",
+    },
+}
 
 # Variables that tell a process which of several it is, and how many there are; torchrun, SLURM and Lightning set them.
 RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
@@ -50,7 +71,7 @@ def run_hydra(task: Callable[[DictConfig], Any], conf: Path) -> int:
         is_running = True
         with _hydra_full_error(asked):  # processes that the task starts see what the user set
             try:
-                return task(_resumed(composed) if composed.resume else composed)
+                return task(_resumed(composed) if composed.resume else _named(composed))
             except Exception as exception:
                 error = exception if tracebacks else as_user_error(exception) or exception
                 member = HydraConfig.get()
@@ -127,8 +148,22 @@ def _resumed(composed: DictConfig) -> DictConfig:
     with quick_imports():
         from mnist_cnn.training.resume.settings import resumed
 
+    return resumed(composed, _keys_of_task())
+
+
+def _named(composed: DictConfig) -> DictConfig:
+    """The configuration, in which a network that is not that of the chosen file any more is called `custom`."""
+    chosen = f"model/{HydraConfig.get().runtime.choices.get('model')}"
+    own = GlobalHydra.instance().config_loader().load_configuration(chosen, overrides=[], run_mode=RunMode.RUN).model
+    if composed.model.name == own.name and composed.model.layers != own.layers and "model.name" not in _keys_of_task():
+        composed.model.name = "custom"
+    return composed
+
+
+def _keys_of_task() -> list[str]:
+    """The keys of the settings of this run on the command line."""
     task = list(HydraConfig.get().overrides.task)
-    return resumed(composed, [override.key_or_group for override in OverridesParser.create().parse_overrides(task)])
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(task)]
 
 
 def _checked(arguments: list[str], conf: Path) -> list[str]:
@@ -195,7 +230,10 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+        if package := PLUGINS.get(group, {}).get(option):
+            return f"{group}={option}: it comes with a package that is not installed: pip install {package}"
+        stored = ConfigStore.instance().list(group) if group in PLUGINS else []
+        options = sorted(Path(str(file)).stem for file in (*(conf / group).glob("*.yaml"), *stored))
         listed = f" There are: {', '.join(options)}." if options else ""
         return f"{group}={option}: no such option.{did_you_mean(option, options)}{listed}"
     if isinstance(error, OverrideParseException):
@@ -211,15 +249,35 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     setting = next((item for item in written if f"{item.partition('=')[0]}.".startswith(f"{key}.")), None)
     line = config.explain(refused, setting)
     if isinstance(refused, ConfigKeyError | AttributeError):
-        line += "" if "Did you mean" in line else _where_else((setting or key).partition("=")[0], conf)
-        line += " See: python train.py --help"
+        return f"{_with_a_way(line, setting or key, conf)} See: python train.py --help"
     return line
 
 
-def _where_else(key: str, conf: Path) -> str:
-    """A sentence on how to set a key that the chosen option of a group does not have, or an empty string."""
+def _with_a_way(line: str, setting: str, conf: Path) -> str:
+    """The line for a key that does not exist, with a way to set it if there is one and the line has none yet."""
+    key, _, value = setting.partition("=")
     group, _, rest = key.partition(".")
-    having = [file.stem for file in sorted((conf / group).glob("*.yaml")) if rest in (OmegaConf.load(file) or ())]
-    if having:
-        return f" Another option has it: {', '.join(f'{group}={name}' for name in having)}."
-    return f" A further argument is added with +{key}=…" if key.startswith(OPEN) and "." in key else ""
+    arguments: Collection[str] = ()
+    if group == "trainer" and value:
+        with quick_imports():
+            from mnist_cnn.training.checks import TRAINER_ARGUMENTS as arguments
+    if rest in arguments:
+        return f"{setting}: no such key, but Lightning's Trainer has such an argument; write +{setting} instead."
+    if "Did you mean" in line:
+        return line
+    if near := difflib.get_close_matches(rest, arguments, n=1):
+        return f"{line} Did you mean +trainer.{near[0]}={value}?"
+    for name in (group,) if rest else TARGETS:
+        for path, options in _keys_of_options(conf / name).items() if name in TARGETS else ():
+            if path == rest or (not rest and path.rpartition(".")[2] == key):
+                return f"{line} {name}.{path} comes with {', '.join(options)}."
+    return f"{line} To add an argument, write +{setting} instead." if rest and key.startswith(OPEN) else line
+
+
+def _keys_of_options(folder: Path) -> dict[str, list[str]]:
+    """For each key of a group's files, the options that have it."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*.yaml")):
+        for name in config.keys_of(OmegaConf.to_container(OmegaConf.load(file))):
+            found.setdefault(name, []).append(f"{folder.name}={file.stem}")
+    return found
