@@ -21,6 +21,23 @@ from mnist_cnn.errors import ConfigError, did_you_mean, one_line
 RUN_DIR = "${run_dir}"
 # Learn from the labels alone. `from` names a checkpoint, whose answers count with this weight at this temperature.
 NO_TEACHER = {"from": None, "weight": 0.9, "temperature": 4.0}
+# Keys, and what other programs call them.
+_SYNONYMS = {
+    "trainer.max_epochs": ("epochs", "n_epochs", "nb_epoch"),
+    "trainer.devices": ("gpus", "n_gpus", "num_gpus"),
+    "trainer.accelerator": ("device",),
+    "trainer.precision": ("amp", "fp16"),
+    "optimizer": ("optim", "opt"),
+    "optimizer.lr": ("learning_rate",),
+    "data": ("dataset",),
+    "data.batch_size": ("batch", "bs"),
+    "data.root": ("data_dir", "data_path"),
+    "data.val_fraction": ("validation_split", "val_split"),
+    "model": ("arch", "net", "network"),
+    "model.init_from": ("checkpoint", "ckpt", "pretrained", "weights"),
+    "run_dir": ("log_dir", "output", "output_dir", "save_dir"),
+    "seed": ("random_seed", "random_state"),
+}
 # Control characters, which a terminal obeys, and halves of characters, which stand for bytes that are not UTF-8.
 _NOT_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -261,7 +278,19 @@ def keys_of(node: Any, path: str = "") -> Iterator[str]:
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """` Did you mean x?` for a dotted key, corrected part by part or with its missing group; empty if none is near."""
+    """` Did you mean x?` for a dotted key, or an empty string if none is near.
+
+    In this order: the key that other programs call like this; for a single word, the keys that end in it; the key with
+    each part corrected; a key in another group whose last part is similar.
+    """
+    leaf = key.rpartition(".")[2]
+    usual = next((ours for ours, others in _SYNONYMS.items() if leaf in others and ours in known), None)
+    if usual and key.count(".") < 2:
+        return f" Did you mean {usual}?"
+    leaves = [(name.rpartition(".")[2], name) for name in known if not name.startswith("hydra.")]
+    exact = [name for last, name in leaves if last == leaf]
+    if exact and leaf == key:
+        return f" Did you mean {' or '.join(exact[:2])}?"
     path: list[str] = []
     for part in key.split("."):
         depth = len(path)
@@ -274,10 +303,8 @@ def nearest_key(key: str, known: list[str]) -> str:
             break
     else:
         return f" Did you mean {'.'.join(path)}?"
-    leaf = key.rpartition(".")[2]
-    leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)
-    return f" Did you mean {leaves[near[0]]}?" if near else ""
+    near = difflib.get_close_matches(leaf, [last for last, _ in leaves], n=1, cutoff=0.8)
+    return f" Did you mean {next(name for last, name in leaves if last == near[0])}?" if near else ""
 
 
 def written(key: str, value: Any) -> str:

@@ -3,12 +3,13 @@
 A user's mistake ends in one line that names the setting and, where there is one, the nearest right name.
 """
 
+import difflib
 import os
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,11 +17,13 @@ from typing import Any, NoReturn
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser  # Hydra has no public list of its flags
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from mnist_cnn import config, quick_imports
@@ -34,8 +37,26 @@ _PACKAGE = Path(__file__).parent
 CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
 # Settings whose value is a path, taken as it is written: `=`, `,` and quotes mean something else to Hydra.
 PATHS = ("resume", "run_dir", "model.init_from", "distill.from", "data.root", "data.file")
-# Groups whose classes take arguments that their files may leave out.
-OPEN = ("trainer", "optimizer", "scheduler", "callbacks", "logger", "model.layers")
+# Groups whose options name classes, and so have different keys.
+TARGETS = ("optimizer", "scheduler", "callbacks", "logger")
+# Where further arguments may be added to those that the files have.
+OPEN = (*TARGETS, "trainer", "model.layers")
+
+# The packages that add options to Hydra's own groups.
+PLUGINS = {
+    "hydra/launcher": {
+        "joblib": "hydra-joblib-launcher",
+        "ray": "hydra-ray-launcher",
+        "rq": "hydra-rq-launcher",
+        "submitit_local": "hydra-submitit-launcher",
+        "submitit_slurm": "hydra-submitit-launcher",
+    },
+    "hydra/sweeper": {
+        "ax": "hydra-ax-sweeper",
+        "nevergrad": "hydra-nevergrad-sweeper",
+        "optuna": "hydra-optuna-sweeper",
+    },
+}
 
 # Variables that tell a process which of several it is, and how many there are; torchrun, SLURM and Lightning set them.
 RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
@@ -62,7 +83,9 @@ def run_hydra(
         with _hydra_full_error(asked):  # processes that the task starts see what the user set
             try:
                 sys.argv[1:] = [*words, *checked]
-                return task(_resumed(composed, list(HydraConfig.get().overrides.task)) if composed.resume else composed)
+                run = HydraConfig.get()
+                settings: Any = OmegaConf.to_container(run.overrides.task, resolve=False)
+                return task(_of_a_run(composed, settings, str(run.runtime.choices["model"])))
             except Exception as exception:
                 error = exception if tracebacks else as_user_error(exception) or exception
                 member = HydraConfig.get()
@@ -77,7 +100,7 @@ def run_hydra(
                 raise error from exception
 
     checked: list[str] = []
-    job.__module__, job.__qualname__ = task.__module__, task.__qualname__  # Hydra names the program after them
+    job.__module__ = "train"  # what Hydra calls the program
     try:
         _check_environment()
         sys.argv[1:] = checked = _checked(arguments, conf)
@@ -117,10 +140,12 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
     try:
         checked = _checked(settings, CONF)
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", checked)
+            composed = compose("config", checked, return_hydra_config=True)
+            with open_dict(composed):
+                chosen = composed.pop("hydra").runtime.choices.model
+            composed = _of_a_run(composed, checked, chosen)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, CONF, list(settings))) from error
-    composed = _resumed(composed, checked) if composed.resume else composed
     return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
 
 
@@ -154,12 +179,30 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
 
 
-def _resumed(composed: DictConfig, settings: list[str]) -> DictConfig:
+def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str) -> DictConfig:
+    """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
+    keys = _keys(settings)
+    return _resumed(composed, keys) if composed.resume else _named(composed, keys, model)
+
+
+def _resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     with quick_imports():
         from mnist_cnn.training.resume.settings import resumed
 
-    overrides = OverridesParser.create().parse_overrides(settings)
-    return resumed(composed, [override.key_or_group for override in overrides])
+    return resumed(composed, keys)
+
+
+def _keys(settings: Sequence[str]) -> list[str]:
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(settings))]
+
+
+def _named(composed: DictConfig, keys: Collection[str], model: str) -> DictConfig:
+    """The configuration, in which a network that is not that of the chosen file any more is called `custom`."""
+    loader = GlobalHydra.instance().config_loader()
+    own = loader.load_configuration(f"model/{model}", overrides=[], run_mode=RunMode.RUN).model
+    if composed.model.name == own.name and composed.model.layers != own.layers and "model.name" not in keys:
+        composed.model.name = "custom"
+    return composed
 
 
 def _checked(arguments: Sequence[str], conf: Path) -> list[str]:
@@ -227,7 +270,10 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        options = sorted(file.stem for file in (conf / group).glob("*.yaml"))
+        if package := PLUGINS.get(group, {}).get(option):
+            return f"{group}={option}: it comes with a package that is not installed: pip install {package}"
+        stored = ConfigStore.instance().list(group) if group in PLUGINS else []
+        options = sorted(Path(str(file)).stem for file in (*(conf / group).glob("*.yaml"), *stored))
         listed = f" There are: {', '.join(options)}." if options else ""
         return f"{group}={option}: no such option.{did_you_mean(option, options)}{listed}"
     if isinstance(error, OverrideParseException):
@@ -243,15 +289,35 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     setting = next((item for item in written if f"{item.partition('=')[0]}.".startswith(f"{key}.")), None)
     line = config.explain(refused, setting)
     if isinstance(refused, ConfigKeyError | AttributeError):
-        line += "" if "Did you mean" in line else _where_else((setting or key).partition("=")[0], conf)
-        line += f" See: {train_command()} --help"
+        return f"{_with_a_way(line, setting or key, conf)} See: {train_command()} --help"
     return line
 
 
-def _where_else(key: str, conf: Path) -> str:
-    """A sentence on how to set a key that the chosen option of a group does not have, or an empty string."""
+def _with_a_way(line: str, setting: str, conf: Path) -> str:
+    """The line for a key that does not exist, with a way to set it if there is one and the line has none yet."""
+    key, _, value = setting.partition("=")
     group, _, rest = key.partition(".")
-    having = [file.stem for file in sorted((conf / group).glob("*.yaml")) if rest in (OmegaConf.load(file) or ())]
-    if having:
-        return f" Another option has it: {', '.join(f'{group}={name}' for name in having)}."
-    return f" A further argument is added with +{key}=…" if key.startswith(OPEN) and "." in key else ""
+    arguments: Collection[str] = ()
+    if group == "trainer" and value:
+        with quick_imports():
+            from mnist_cnn.training.checks import TRAINER_ARGUMENTS as arguments
+    if rest in arguments:
+        return f"{setting}: no such key, but Lightning's Trainer has such an argument; write +{setting} instead."
+    if "Did you mean" in line:
+        return line
+    if near := difflib.get_close_matches(rest, arguments, n=1):
+        return f"{line} Did you mean +trainer.{near[0]}={value}?"
+    for name in (group,) if rest else TARGETS:
+        for path, options in _keys_of_options(conf / name).items() if name in TARGETS else ():
+            if path == rest or (not rest and path.rpartition(".")[2] == key):
+                return f"{line} {name}.{path} comes with {', '.join(options)}."
+    return f"{line} To add an argument, write +{setting} instead." if rest and key.startswith(OPEN) else line
+
+
+def _keys_of_options(folder: Path) -> dict[str, list[str]]:
+    """For each key of a group's files, the options that have it."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*.yaml")):
+        for name in config.keys_of(OmegaConf.to_container(OmegaConf.load(file))):
+            found.setdefault(name, []).append(f"{folder.name}={file.stem}")
+    return found

@@ -1,9 +1,12 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from mnist_cnn.config import nearest_key
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.hydra_cli import PLUGINS, run_hydra
 from mnist_cnn.training.targets import class_of
 from tests.conftest import CONF, composed, configured, train_command
 
@@ -13,6 +16,23 @@ WRONG = [
     ("trainer.max_epochs=0", "trainer.max_epochs=0", "at least 1"),
     ("trainer.max_epoch=5", "trainer.max_epoch", "Did you mean trainer.max_epochs?"),
     ("max_epochs=5", "max_epochs", "Did you mean trainer.max_epochs?"),
+    ("epochs=5", "epochs=5", "Did you mean trainer.max_epochs?"),
+    ("optimizer.learning_rate=1", "optimizer.learning_rate=1", "Did you mean optimizer.lr?"),
+    ("bs=32", "bs=32", "Did you mean data.batch_size?"),
+    ("gpus=1", "gpus=1", "Did you mean trainer.devices?"),
+    ("rotation=10", "rotation=10", "Did you mean augmentation.rotation?"),
+    ("name=x", "name=x", "Did you mean model.name or data.name?"),
+    (
+        "weight_decay=0.1",
+        "weight_decay=0.1",
+        "optimizer.weight_decay comes with optimizer=adam_pytorch, optimizer=adamw",
+    ),
+    ("patience=3", "patience=3", "callbacks.early_stopping.patience comes with callbacks=early_stopping"),
+    ("trainer.gradient_clip_val=1", "trainer.gradient_clip_val=1", "write +trainer.gradient_clip_val=1 instead"),
+    ("trainer.min_epochs=1", "trainer.min_epochs=1", "write +trainer.min_epochs=1 instead"),
+    ("trainer.gradient_clip=1", "trainer.gradient_clip=1", "Did you mean +trainer.gradient_clip_val=1?"),
+    ("trainer.fast_dev_run=true", "trainer.fast_dev_run=true", "no such key."),
+    ("model.layers.2.Conv2D.padding=same", "model.layers.2.Conv2D.padding", "+model.layers.2.Conv2D.padding=same"),
     ("model=tinny", "model=tinny", "Did you mean tiny?"),
     ("modle=tiny", "modle", "Did you mean model?"),
     ("data=cifar", "data=cifar", "Did you mean cifar10?"),
@@ -55,6 +75,8 @@ WRONG = [
     ("+model.layers.0.Conv2D.padding=sam", "layer 0 (Conv2D)", "Did you mean same?"),
     ("+model.layers.4.Flatten.padding=same", "layer 4 (Flatten)", "no argument 'padding'"),
     ("+model.layers.0.Conv2D.paddin=same", "layer 0 (Conv2D)", "Did you mean padding?"),
+    ("+model.layers.0.Conv2D.kernel_regularizer=l2", "layer 0 (Conv2D)", "optimizer=adamw optimizer.weight_decay=0.01"),
+    ("model.layers=[{RandomRotation: {factor: 0.1}}]", "no layer is called RandomRotation", "augmentation.rotation=10"),
     ("model.layers.1.MaxPooling2D.pool_size=14", "layer 2 (Conv2D)", "nothing is left of its input, 32×1×1"),
     ("model.layers.6.Dense.units=9", "layer 6 (Dense)", "10 classes"),
     ("model.layers.9.Dense.units=9", "model.layers.9.Dense.units", "not that long"),
@@ -73,6 +95,68 @@ def test_a_wrong_setting_is_refused_in_two_lines_before_anything_is_made(setting
     assert "Traceback" not in outcome.err
     assert outcome.out == ""
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [f"{group}={name}" for group, names in PLUGINS.items() for name in names])
+def test_an_option_of_a_package_that_is_not_installed_names_the_package(option: str) -> None:
+    group, _, name = option.partition("=")
+    outcome = train_command("-m", option, "seed=0,1")
+    assert outcome.status == 2
+    assert f"{option}: it comes with a package that is not installed: pip install {PLUGINS[group][name]}" in outcome.err
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_misspelt_launcher_is_answered_with_those_that_are_there() -> None:
+    assert "Did you mean basic? There are: basic." in train_command("-m", "hydra/launcher=basik", "seed=0,1").err
+
+
+@pytest.fixture
+def names_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """What the networks of a command's runs are called."""
+
+    def names_of(*settings: str) -> list[str]:
+        names: list[str] = []
+
+        def task(composed: DictConfig) -> None:
+            names.append(composed.model.name)
+            if "-m" in settings:
+                Path("sweep/run").touch()  # a sweep that leaves nothing is an error
+
+        monkeypatch.setattr("sys.argv", ["train.py", *settings])
+        assert run_hydra(task, CONF, settings) == 0
+        return names
+
+    return names_of
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (["model.layers.1.Dense.units=40"], "custom"),
+        (["+model.layers.1.Dense.use_bias=false"], "custom"),
+        (["model.layers=[Flatten,{Dense:{units:10}}]"], "custom"),
+        (["model.layers.1.Dense.units=40", "model.name=mlp"], "mlp"),
+        (["model.layers.1.Dense.units=40", "model.name=wide"], "wide"),
+        (["model.layers.1.Dense.units=50"], "mlp"),  # as the file has it
+        (["experiment=tiny"], "mlp"),
+    ],
+    ids=str,
+)
+def test_a_network_is_called_custom_where_its_layers_are_not_those_of_its_file(
+    settings: list[str], name: str, names_of: Callable[..., list[str]]
+) -> None:
+    assert names_of("model=mlp", *settings) == [name]
+
+
+def test_each_network_of_a_sweep_has_its_own_name(names_of: Callable[..., list[str]]) -> None:
+    assert names_of("-m", "model=mlp", "model.layers.1.Dense.units=50,40", "run_dir=sweep") == ["mlp", "custom"]
+
+
+def test_a_file_in_a_folder_of_the_users_own_names_its_network(names_of: Callable[..., list[str]]) -> None:
+    Path("own/model").mkdir(parents=True)
+    Path("own/model/mine.yaml").write_text("name: mine\nlayers: [Flatten, {Dense: {units: 10}}]\n")
+    assert names_of("--config-dir=own", "model=mine") == ["mine"]
+    assert names_of("--config-dir=own", "model=mine", "+model.layers.1.Dense.use_bias=false") == ["custom"]
 
 
 def test_tracebacks_are_to_be_had_by_asking_for_them(monkeypatch: pytest.MonkeyPatch) -> None:

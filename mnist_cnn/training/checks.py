@@ -35,6 +35,12 @@ _OURS |= {"enable_progress_bar", "enable_model_summary", "plugins"}
 # … and that clash with how a run goes: every epoch ends with a validation and a checkpoint.
 _CLASHING = {"fast_dev_run", "enable_checkpointing", "max_steps", "min_steps", "max_time", "limit_val_batches"}
 _CLASHING |= {"check_val_every_n_epoch", "val_check_interval", "barebones"}
+# All others, which may be set or added.
+TRAINER_ARGUMENTS = {
+    name: parameter
+    for name, parameter in inspect.signature(Trainer.__init__).parameters.items()
+    if name not in {"self"} | _OURS | _CLASHING
+}
 # The lowest value of a number, if it is not 0; Lightning takes any, and then divides by it or trains with it.
 _LOWEST = {"accumulate_grad_batches": 1, "num_nodes": 1}
 
@@ -73,15 +79,13 @@ def check_settings(config: Config) -> None:
             raise ConfigError(f"callbacks.{name}.dirpath can't be changed: the run's results are read from {wanted}.")
         if only_known and isinstance(arguments.get("monitor"), str):
             require_one_of(f"callbacks.{name}.monitor", arguments["monitor"], *METRICS)
-    parameters = inspect.signature(Trainer.__init__).parameters
-    known = set(parameters) - {"self"} - _OURS - _CLASHING
     for key, value in config.trainer.extra.items():
-        if key not in known:
-            near = did_you_mean(key, known)
+        if key not in TRAINER_ARGUMENTS:
+            near = did_you_mean(key, TRAINER_ARGUMENTS)
             raise ConfigError(
                 f"{written(f'trainer.{key}', value)}: Lightning's Trainer takes no such argument here.{near}"
             )
-        check_type(parameters[key], value, f"trainer.{key}")
+        check_type(TRAINER_ARGUMENTS[key], value, f"trainer.{key}")
         lowest = _LOWEST.get(key, 0)
         if isinstance(value, int | float) and not lowest <= value < math.inf:
             raise ConfigError(f"{written(f'trainer.{key}', value)}: it must be a finite number of at least {lowest}.")
