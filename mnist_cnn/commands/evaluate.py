@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 from mnist_cnn import quick_imports
 from mnist_cnn.commands.arguments import add_checkpoint, add_json
@@ -9,7 +10,7 @@ from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 try:
-    from mnist_cnn.data.sources import OWN, SOURCES, kind_of
+    from mnist_cnn.data.sources import OWN, SOURCES, kind_of, own_name
 
     NAMES = (*SOURCES, *OWN)
 except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
@@ -46,9 +47,12 @@ def run(options: argparse.Namespace) -> int:
 
     file, trained = checkpoint.load_kept(options.checkpoint)
     name = options.data or trained.dataset
-    if (kind_of(name) == "folder" and not options.data_root) or (kind_of(name) == "npz" and not options.data_file):
-        where = "--data-root FOLDER" if kind_of(name) == "folder" else "--data-file FILE.npz"
-        raise ConfigError(f"{name}: say where these images are: {where}")
+    if (kind := kind_of(name)) in OWN:
+        where = options.data_root if kind == "folder" else options.data_file
+        if not where:
+            option = "--data-root FOLDER" if kind == "folder" else "--data-file FILE.npz"
+            raise ConfigError(f"{name}: say where these images are: {option}")
+        name = own_name(kind, Path(where))
     root, mirror = options.data_root or "data", _mirror(options.mirror, name)
     try:
         images = images_for(trained, options.split, name, root, mirror, options.data_file or "")
