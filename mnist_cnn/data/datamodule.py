@@ -93,7 +93,7 @@ class MNISTDataModule(pl.LightningDataModule):
         except ValueError as error:
             raise ConfigError(f"data.val_fraction={error}.") from error
         self.train, self.val, self.test = full.subset(train), full.subset(val), self.dataset.test
-        without = len(full.labels.unique()) - len(self.val.labels.unique())
+        without = len(full.labels.bincount().nonzero()) - len(self.val.labels.bincount().nonzero())
         if without and len(val) and kind_of(self._name) in OWN:
             print(f"note: {without} classes have no validation image; data.split=stratified avoids it", file=sys.stderr)
         standard = self.config.normalize == "standard"
