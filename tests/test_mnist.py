@@ -49,3 +49,11 @@ def test_mnist_is_as_published(real_mnist: Command) -> None:
     # The mean and standard deviation that everybody quotes
     pixels = mnist.train.images.to(torch.float32) / 255
     assert [round(float(value), 4) for value in (pixels.mean(), pixels.std())] == [0.1307, 0.3081]
+    # mnist_5k: all of its images are training images, and none is a test image.
+    part = datasets.load("mnist_5k", root)
+    train, test, ours = (
+        {image.numpy().tobytes() for image in images}
+        for images in (mnist.train.images, mnist.test.images, torch.cat([part.train.images, part.test.images]))
+    )
+    assert len(ours) == len(ours & train) == 5000
+    assert not ours & test

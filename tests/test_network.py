@@ -301,6 +301,22 @@ def test_what_can_not_be_built_is_refused_by_layer_and_reason(layers: list[Any],
     assert says in str(refused.value)
 
 
+@pytest.mark.parametrize("name", sorted(file.stem for file in (CONF / "model").glob("*.yaml")))
+def test_every_network_ends_in_as_many_values_as_the_data_has_classes(name: str) -> None:
+    layers = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())["layers"]
+    for classes in (2, 37):
+        network = build_network(layers, (3, 32, 32), classes)
+        assert network.output_shape == (classes,)
+        assert network.layers[-1] == {"Dense": {"units": classes}}  # what a checkpoint keeps
+
+
+def test_the_word_classes_is_a_number_only_where_there_are_classes_and_in_no_name() -> None:
+    named = ["Flatten", {"Dense": {"units": 4, "name": "classes"}}, {"Dense": {"units": "classes"}}]
+    assert build_network(named, SHAPE, 3).layers[1]["Dense"]["name"] == "classes"
+    with pytest.raises(ConfigError, match="units must be a whole number of at least 1, not 'classes'"):
+        build_network(named, SHAPE)
+
+
 BOOLEANS = [
     (kind, name)
     for kind in (*LAYERS, *MERGES)

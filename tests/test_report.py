@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_figures_are_drawn_for_any_number_of_mistakes_names_and_channels(
         figure.savefig(file)
         with Image.open(file) as picture:
             assert picture.size[0] == 500
+
+
+@pytest.mark.parametrize(("count", "inches", "named"), [(3, 5, 3), (40, 8, 40), (400, 12, 58)])
+def test_the_names_in_a_confusion_matrix_do_not_overlap(count: int, inches: float, named: int) -> None:
+    names = tuple(f"{number} with a name that is long" for number in range(count))
+    labels = torch.arange(count)
+    figure = figures.confusion_matrix(Evaluation("x", "test", names, torch.eye(count), labels, 0.0))
+    assert figure.get_figwidth() == pytest.approx(inches)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    assert len(boxes) == named
+    assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
+    assert all(len(label.get_text()) <= 20 for label in axes.get_yticklabels())
 
 
 def test_the_confusion_figure_shows_the_counts() -> None:

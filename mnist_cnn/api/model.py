@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
+from mnist_cnn.data.sources import name_of
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -104,13 +105,15 @@ class Model:
         *,
         split: Literal["test", "val", "train"] = "test",
         root: str | os.PathLike[str] = "data",
+        file: str | os.PathLike[str] = "",
         mirror: str | None = None,
     ) -> Evaluation:
         """Measure accuracy, loss and more, as `mnist-cnn evaluate` does, on the images of `split`.
 
         `data` is the name of a data set, by default the one that the network was trained on, or images and their
-        classes, (N, …) as `predict` takes them and (N,). `root` is the folder of a data set's files, `mirror` an
-        address to fetch them from; for MNIST, the environment variable MNIST_MIRROR may name it, too.
+        classes, (N, …) as `predict` takes them and (N,). `root` is the folder of a data set's files, or of your own
+        pictures for `folder`, `file` your own images for `npz`, and `mirror` an address to fetch files from; for MNIST,
+        the environment variable MNIST_MIRROR may name it, too.
         DataError if the images are not available or don't suit the network.
         """
         if isinstance(data, tuple):
@@ -118,9 +121,9 @@ class Model:
             if len(images) != len(labels) or not len(labels):
                 raise DataError(f"{len(images)} images with {len(labels)} classes: one class for each image is needed.")
             return evaluate(self.trained, Images(images, labels), "arrays", split)
-        name = data or self.trained.dataset
+        name = name_of(data or self.trained.dataset, Path(root), Path(file))
         mirror = mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-        return evaluate(self.trained, images_for(self.trained, split, name, Path(root), mirror), name, split)
+        return evaluate(self.trained, images_for(self.trained, split, name, Path(root), mirror, Path(file)), name, split)
 
 
 def _images(x: Array, trained: TrainedNetwork) -> Tensor:

@@ -16,8 +16,9 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 class DataFiles(NamedTuple):
-    """Where the files of a data set are."""
+    """A data set, and where its files are."""
 
+    name: str
     root: str
     mirror: str | None
     file: str
@@ -39,7 +40,7 @@ def add_data_files(parser: argparse.ArgumentParser) -> None:
 def data_files(options: argparse.Namespace, dataset: str) -> DataFiles:
     """Where the options say that a data set is; ConfigError, in the user's words, where they don't or can't."""
     from mnist_cnn.data.download import mirror_address
-    from mnist_cnn.data.sources import kind_of
+    from mnist_cnn.data.sources import kind_of, name_of
 
     needed = {"folder": (options.data_root, "--data-root FOLDER"), "npz": (options.data_file, "--data-file FILE.npz")}
     given, option = needed.get(kind_of(dataset), ("", ""))
@@ -49,7 +50,8 @@ def data_files(options: argparse.Namespace, dataset: str) -> DataFiles:
     if not mirror and dataset == "mnist":
         mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
     address = mirror_address(mirror, given_as) if mirror else None
-    return DataFiles(options.data_root or "data", address, options.data_file or "")
+    root, file = options.data_root or "data", options.data_file or ""
+    return DataFiles(name_of(dataset, root, file), root, address, file)
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:

@@ -35,9 +35,10 @@ def run(options: argparse.Namespace) -> int:
         from mnist_cnn.inference.evaluate import VIEWS, evaluate, images_for
 
     file, trained = checkpoint.load_kept(options.checkpoint)
-    name = options.data or trained.dataset
+    files = data_files(options, options.data or trained.dataset)
+    name = files.name
     try:
-        images = images_for(trained, options.split, name, *data_files(options, name))
+        images = images_for(trained, options.split, *files)
     except MissingFilesError as error:
         way_out = "name a folder or web address that has them: --mirror ADDRESS"
         way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""

@@ -143,6 +143,6 @@ def _calibration(options: argparse.Namespace, trained: "TrainedNetwork", referen
     if reference.missing:
         raise DataError(f"--int8 is calibrated on training images, but {reference.missing}")
     files = data_files(options, trained.dataset)
-    source = datasets.source_of(trained.dataset, files.root, files.file, image_shape(trained))
-    images = datasets.load(trained.dataset, files.root, source).train.images
+    source = datasets.source_of(files.name, files.root, files.file, image_shape(trained))
+    images = datasets.load(files.name, files.root, source).train.images
     return as_input(images[:: max(1, len(images) // CALIBRATION)][:CALIBRATION]).numpy()

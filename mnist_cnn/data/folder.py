@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mnist_cnn.data import reading
-from mnist_cnn.data.sources import MAX_CLASSES, Array, Arrays, Source
+from mnist_cnn.data.sources import MAX_CLASSES, Array, Arrays, Source, own_name
 from mnist_cnn.errors import DataError, one_line
 
 MAX_BYTES = 2**31  # of all images in memory; 10,000 of 3×256×256 have 2·10⁹
@@ -51,7 +51,7 @@ def folder_source(root: Path, shape: Shape) -> Source:
             f"{where}: {len(files):,} pictures of {shown} take {size / 1e9:.1f} GB of memory; the limit is "
             f"{MAX_BYTES / 1e9:.1f} GB. Take smaller images (data.size), or fewer."
         )
-    title = f"folder:{one_line(root.resolve().name or 'pictures', 100)}"
+    title = own_name("folder", root)
     return Source(tuple(train), shape, lambda _: _read_parts(root, train, test, shape), title=title)
 
 
@@ -65,7 +65,10 @@ def _pictures(folder: Path) -> Pictures:
         raise DataError(f"{where}: {len(classes):,} folders; the limit is {MAX_CLASSES:,} classes.")
     for name in classes:
         if one_line(name, 200) != name:
-            raise DataError(f"{where}: {one_line(name, 200)} can't be the name of a class; rename this folder.")
+            raise DataError(
+                f"{where}: its folder {one_line(name, 60)} must be renamed: the name of a class has at most 200 "
+                "characters, all of them printable."
+            )
     return {name: reading.find(folder / name) for name in classes}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_cnn.data.sources import MAX_CLASSES, Array, Arrays, Source
+from mnist_cnn.data.sources import MAX_CLASSES, Array, Arrays, Source, own_name
 from mnist_cnn.errors import DataError, one_line
 from mnist_cnn.files import open_regular, read_regular
 
@@ -32,7 +32,7 @@ def npz_source(file: Path) -> Source:
     x_train, y_train, _, _ = arrays
     shape = x_train.shape[1:] if x_train.ndim == 4 else (1, *x_train.shape[1:])
     classes = tuple(map(str, range(int(y_train.max()) + 1)))
-    return Source(classes, shape, lambda _: arrays, title=f"npz:{one_line(file.name, 100)}")
+    return Source(classes, shape, lambda _: arrays, title=own_name("npz", file))
 
 
 def keras_mnist() -> Path | None:
@@ -55,21 +55,21 @@ def read_npz(file: Path) -> Arrays:
         with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             if missing := [key for key in KEYS if key not in members]:
-                has = f"it has {', '.join(sorted(members)[:8]) or 'nothing'}"
-                raise ValueError(f"{', '.join(missing)} is missing; a data set is {', '.join(KEYS)}, {has}")
+                has = ", ".join(sorted(members)[:8]) or "nothing"
+                raise ValueError(f"it has {has}, but no {', '.join(missing)}; a data set is {', '.join(KEYS)}")
             wanted = [members[key] for key in KEYS]
             if sum(member.file_size for member in wanted) > MAX_BYTES:
                 raise ValueError(f"its arrays are larger than the limit of {MAX_BYTES:,} bytes")
             if any(member.compress_type not in _PACKED for member in wanted):
                 raise ValueError("it is not packed as NumPy packs")
             x_train, y_train, x_test, y_test = (_read(archive, member) for member in wanted)
-    except (OSError, ValueError, MemoryError):
+    except (OSError, ValueError):
         raise
     except Exception as error:  # for a damaged file zipfile and NumPy raise nearly anything
         raise ValueError("not an npz file, or damaged") from error
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise ValueError(f"x_train has the shape {x_train.shape}, x_test {x_test.shape}; their images must be alike")
     images = _images("x_train", x_train), _images("x_test", x_test)
+    if images[0].shape[1:] != images[1].shape[1:]:
+        raise ValueError(f"x_train has the shape {x_train.shape}, x_test {x_test.shape}; their images must be alike")
     labels = _labels("y_train", y_train, len(x_train)), _labels("y_test", y_test, len(x_test))
     have, most = set(labels[0].tolist()), int(labels[0].max())
     if without := sorted(set(range(most)) - have):
@@ -89,6 +89,8 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         except ValueError as error:
             why = "it holds Python objects, which could run code" if "bject arrays" in str(error) else one_line(error)
             raise ValueError(f"{member.filename}: {why}") from error
+        except MemoryError as error:
+            raise ValueError(f"{member.filename}: too large for this machine's memory, or damaged") from error
     return array
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mnist_cnn.data.download import md5_of
+from mnist_cnn.errors import one_line
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Training images, training labels, test images, test labels. Images are uint8 (N, C, H, W), or (N, H, W) where they are
@@ -56,6 +57,17 @@ class Source:
     def missing(self, root: Path) -> list[tuple[str, str]]:
         """Name and MD5 of each file that is missing or damaged."""
         return [file for file, path in zip(self.files, self.find(root), strict=True) if path is None]
+
+
+def own_name(kind: str, path: Path) -> str:
+    """`folder:animals`: what the user's own images are called, after the folder or the file that they are in."""
+    return f"{kind}:{one_line(path.resolve().name, 100)}"
+
+
+def name_of(name: str, root: str | Path, file: str | Path) -> str:
+    """What a data set is called: `folder` and `npz` after where the images are, others by their own names."""
+    kind = kind_of(name)
+    return own_name(kind, Path(root if kind == "folder" else file)) if kind in OWN else name
 
 
 def kind_of(name: str) -> str:

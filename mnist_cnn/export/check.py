@@ -66,14 +66,16 @@ class Check:
         }
 
 
-def reference(trained: TrainedNetwork, root: str | Path, mirror: str | None = None, file: str = "") -> Reference:
+def reference(
+    trained: TrainedNetwork, name: str, root: str | Path, mirror: str | None = None, file: str | Path = ""
+) -> Reference:
     """The test images that the network was trained for, or random ones where those are not available."""
     missing = None
     try:
-        images = images_for(trained, "test", trained.dataset, root, mirror, file)
+        images = images_for(trained, "test", name, root, mirror, file)
     except DataError as error:
         images, missing = _random_images(trained), str(error).partition("\n")[0].removesuffix(" Tried:")
-    evaluation = evaluate(trained, images, trained.dataset, "test")
+    evaluation = evaluate(trained, images, name, "test")
     return Reference(as_input(images.images).numpy(), evaluation, trained.network.evaluation_batch, missing)
 
 
