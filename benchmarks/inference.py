@@ -53,11 +53,11 @@ def ours(run: Path, pixels: Path, clock: _Clock) -> dict[str, float]:
 
     batches, one = torch.split(images, BATCH), images[:1]
     return {
-        "ours: evaluate, thousand images/s": _rate(lambda: evaluate(trained, test, "mnist", "test"), len(test), clock),
-        f"ours: batches of {BATCH}, thousand images/s": _rate(
+        "ours: evaluate, thousand images/s": rate(lambda: evaluate(trained, test, "mnist", "test"), len(test), clock),
+        f"ours: batches of {BATCH}, thousand images/s": rate(
             lambda: [answer(batch) for batch in batches], len(test), clock
         ),
-        **_latency("ours: one image", lambda: answer(one), clock),
+        **latency("ours: one image", lambda: answer(one), clock),
     }
 
 
@@ -79,17 +79,17 @@ def keras(run: Path, pixels: Path, clock: _Clock) -> dict[str, float]:
         network.predict(scaled(images), batch_size=250, verbose=0)
 
     return {
-        "Keras: predict, batches of 250, thousand images/s": _rate(whole, len(images), clock),
-        f"Keras: predict_on_batch, batches of {BATCH}, thousand images/s": _rate(
+        "Keras: predict, batches of 250, thousand images/s": rate(whole, len(images), clock),
+        f"Keras: predict_on_batch, batches of {BATCH}, thousand images/s": rate(
             lambda: [network.predict_on_batch(scaled(batch)) for batch in batches], len(images), clock
         ),
-        **_latency("Keras: model(x), one image", lambda: np.asarray(network(scaled(one))), clock),
-        **_latency("Keras: predict_on_batch, one image", lambda: network.predict_on_batch(scaled(one)), clock),
-        **_latency("Keras: predict, one image", lambda: network.predict(scaled(one), verbose=0), clock),
+        **latency("Keras: model(x), one image", lambda: np.asarray(network(scaled(one))), clock),
+        **latency("Keras: predict_on_batch, one image", lambda: network.predict_on_batch(scaled(one)), clock),
+        **latency("Keras: predict, one image", lambda: network.predict(scaled(one), verbose=0), clock),
     }
 
 
-def _rate(work: Callable[[], object], images: int, clock: _Clock) -> float:
+def rate(work: Callable[[], object], images: int, clock: _Clock) -> float:
     """Thousand images per second, the second time that the work is done."""
     work()
     start = clock()
@@ -97,7 +97,7 @@ def _rate(work: Callable[[], object], images: int, clock: _Clock) -> float:
     return images / (clock() - start) / 1000
 
 
-def _latency(name: str, answer: Callable[[], object], clock: _Clock) -> dict[str, float]:
+def latency(name: str, answer: Callable[[], object], clock: _Clock) -> dict[str, float]:
     """Milliseconds: the median, and what 95 % of the answers don't exceed."""
     taken = []
     for _ in range(_SINGLE + 20):

@@ -1,7 +1,9 @@
 """A trained network as one program, from pixels to probabilities, which is converted to each format."""
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -53,6 +55,19 @@ def converted(trained: TrainedNetwork, convert: Callable[[ExportedProgram], Resu
 
     All layers of this package can. One of a user's own may compute what torch can't trace, or what a format lacks.
     """
+    with quiet():
+        return _converted(trained, convert)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out torch's warnings of its own code, which differ from version to version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _converted(trained: TrainedNetwork, convert: Callable[[ExportedProgram], Result]) -> Result:
     example = as_input(torch.zeros(2, *image_shape(trained), dtype=torch.uint8))
     try:
         return convert(_traced(Program(trained), example))

@@ -15,7 +15,7 @@ import torch
 from mnist_cnn.data.sources import Array
 from mnist_cnn.export import card
 from mnist_cnn.export.check import Answers, Check, Reference, compare, require_equal
-from mnist_cnn.export.program import converted
+from mnist_cnn.export.program import converted, quiet
 from mnist_cnn.files import check_is_new, write_file
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 
@@ -37,12 +37,14 @@ def export_pt2(trained: TrainedNetwork, path: Path, reference: Reference, facts:
 
 def _saved(program: torch.export.ExportedProgram, extra: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files=extra)
+    with quiet():
+        torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
 
 def _answers(content: bytes) -> Answers:
-    network = torch.export.load(io.BytesIO(content)).module()
+    with quiet():
+        network = torch.export.load(io.BytesIO(content)).module()
 
     @torch.inference_mode()
     def answers(images: Array) -> Array:
