@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, export, import_keras, models, predict, train
+from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, predict, train
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
@@ -14,6 +14,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "explain": explain,
     "models": models,
     "import-keras": import_keras,
     "export": export,
@@ -28,6 +29,7 @@ train a network
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
   predict       say which digit or number a picture shows
+  explain       show how a network reads a picture, on an HTML page
   models        list the trained networks that come with this package
 
 exchange networks with Keras

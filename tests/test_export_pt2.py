@@ -22,7 +22,9 @@ FILE = Path("it.pt2")
 
 
 def export(network: TrainedNetwork) -> None:
-    pt2_file.export_pt2(network, FILE, reference(network, "nowhere"), card.facts(network, Path("it.ckpt")))
+    pt2_file.export_pt2(
+        network, FILE, reference(network, network.dataset, "nowhere"), card.facts(network, Path("it.ckpt"))
+    )
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,9 @@ class Model:
             return evaluate(self.trained, Images(images, labels), "arrays", split)
         name = name_of(data or self.trained.dataset, Path(root), Path(file))
         mirror = mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-        return evaluate(self.trained, images_for(self.trained, split, name, Path(root), mirror, Path(file)), name, split)
+        return evaluate(
+            self.trained, images_for(self.trained, split, name, Path(root), mirror, Path(file)), name, split
+        )
 
 
 def _images(x: Array, trained: TrainedNetwork) -> Tensor:

@@ -63,3 +63,17 @@ def file_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
+
+
+def add_placing(parser: argparse.ArgumentParser) -> None:
+    """`placing`, as `predict` takes it: auto, fit or as-is."""
+    parser.set_defaults(placing="auto")
+    placing = parser.add_mutually_exclusive_group()
+    placing.add_argument(
+        "--as-is", dest="placing", action="store_const", const="as-is",
+        help="take every picture as a whole, only resized, and light on dark for a grey network",
+    )  # fmt: skip
+    placing.add_argument(
+        "--fit", dest="placing", action="store_const", const="fit",
+        help="cut out and centre every digit, even in an image of MNIST, which by default is taken as it is",
+    )  # fmt: skip

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_json, file_path
+from mnist_cnn.commands.arguments import add_json, add_placing, file_path
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.terminal import failed, print_json
 
@@ -23,16 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures, folders of pictures, or - for one on standard input; before them, a checkpoint, a run folder, "
         "or a network that mnist-cnn models lists (default: accurate)",
     )  # fmt: skip
-    parser.set_defaults(placing="auto")
-    placing = parser.add_mutually_exclusive_group()
-    placing.add_argument(
-        "--as-is", dest="placing", action="store_const", const="as-is",
-        help="take every picture as a whole, only resized, and light on dark for a grey network",
-    )  # fmt: skip
-    placing.add_argument(
-        "--fit", dest="placing", action="store_const", const="fit",
-        help="cut out and centre every digit, even in an image of MNIST, which by default is taken as it is",
-    )  # fmt: skip
+    add_placing(parser)
     parser.add_argument(
         "--show", metavar="FILE.png", type=file_path, help="write a picture of what the network saw, with the answers"
     )
@@ -42,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
         from mnist_cnn.files import check_is_new
-        from mnist_cnn.inference import box, checkpoint
+        from mnist_cnn.inference import checkpoint
         from mnist_cnn.inference.predict import Prediction, predict
 
     if options.show:
@@ -53,13 +44,11 @@ def run(options: argparse.Namespace) -> int:
     if not all(options.paths):
         raise ConfigError("the name of a picture is empty.")
     if checkpoint.is_meant(first):
-        _, trained = checkpoint.load_kept(first)
+        trained = checkpoint.load(first)
         if not others:
             raise ConfigError(f"no picture given: mnist-cnn predict {one_line(first)} PICTURE")
     else:
-        others = options.paths
-        trained = checkpoint.load(box.find(box.DEFAULT))
-        print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
+        others, trained = options.paths, checkpoint.load_or_default(None)
     any_failed, shown = False, list[Prediction]()
     for prediction in predict(trained, [Path(path) for path in others], options.placing):
         any_failed |= prediction.error is not None

@@ -135,6 +135,14 @@ def load(path: str | Path) -> TrainedNetwork:
     return load_kept(path)[1]
 
 
+def load_or_default(path: str | None) -> TrainedNetwork:
+    """`load`; if no path is given, the default network of the box, and a line on standard error says so."""
+    if path is not None:
+        return load(path)
+    print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
+    return load(box.find(box.DEFAULT))
+
+
 def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
     """Read the checkpoint that `find` finds onto the CPU; returns the file that was read as well.
 

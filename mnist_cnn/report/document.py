@@ -1,0 +1,58 @@
+"""What the HTML pages of this package share: their style, their frame, and images that are part of the page."""
+
+import base64
+import html
+
+# The colours are also those of the figures; dark ones where the reader's system asks for them.
+_STYLE = """
+:root { color-scheme: light dark; --text: #1c2430; --quiet: #5a6675; --page: #fff; --line: #dde3ea; --field: #f4f6f9;
+        --blue: #1f5fa8; --orange: #d9730d; --warning: #fff1df; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e3e8ee; --quiet: #9aa7b5; --page: #14181d; --line: #303842; --field: #1e242b; --blue: #6fb1f2;
+          --orange: #f0953c; --warning: #3a2a17; }
+  .drawn { filter: invert(.92) hue-rotate(180deg); }  /* dark lines on white become light lines on black */
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
+       max-width: 68rem; padding: 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
+section { margin: 2rem 0; }
+.pair { display: grid; gap: 2rem; margin: 2rem 0; }
+.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.pair section { margin: 0; min-width: 0; }
+img { display: block; width: 100%; max-width: 34rem; height: auto; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
+th:first-child, td:first-child { text-align: left; }
+.facts td, .facts th { text-align: left; font-weight: normal; vertical-align: top; overflow-wrap: anywhere; }
+.facts th { color: var(--quiet); white-space: nowrap; }
+.warning { background: var(--warning); border-left: .4rem solid var(--orange); padding: .6rem 1rem; }
+pre { overflow-x: auto; background: var(--field); padding: .8rem; font-size: .82rem; line-height: 1.4; }
+small { color: var(--quiet); }
+@media (max-width: 30rem) { th, td { font-size: .85rem; padding-right: .4rem; } }
+"""
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """An HTML page. `title` is text; `body` is HTML, in which text from elsewhere is escaped already."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{_STYLE}{style}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+{body}
+</body>
+</html>
+"""
+
+
+def image(png: bytes, alt: str, kind: str = "") -> str:
+    """An `img` that holds a PNG file; `kind` is its class, such as `drawn` for a figure inverted in the dark."""
+    shown = f' class="{kind}"' if kind else ""
+    return f'<img{shown} src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{html.escape(alt)}">'

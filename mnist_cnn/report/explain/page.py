@@ -1,0 +1,258 @@
+"""Writes one HTML page about how a network reads a picture: preparation, answer, saliency, feature maps, filters."""
+
+import html
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mnist_cnn.errors import CheckpointError, one_line
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.pictures.placing import Placed
+from mnist_cnn.inference.pictures.prepare import Box, Placing, Preparation, prepare
+from mnist_cnn.inference.predict import Digit, how_to_prepare, naming, probabilities, read_picture
+from mnist_cnn.network.arguments import show
+from mnist_cnn.report.document import document, image
+from mnist_cnn.report.explain import bitmaps, inside
+
+MOST_DIGITS = 8  # of a picture that are explained one by one
+MOST_LAYERS = 24  # whose feature maps are shown
+_MOST_CLASSES = 12  # with a bar each; of more classes, the ten most probable ones have one
+_LARGE, _SMALL = 480, 160  # pixels: the longer side of the picture, and of a digit that is cut out of it
+
+_STYLE = """
+.steps { display: flex; flex-wrap: wrap; gap: 1.25rem; margin: 1rem 0; }
+figure { margin: 0; max-width: 100%; }
+figcaption { color: var(--quiet); font-size: .85rem; line-height: 1.35; margin-top: .4rem; }
+.steps figcaption { max-width: 10rem; }
+.steps img { width: auto; max-width: 100%; max-height: 14rem; }
+.steps .pixels { width: 10rem; height: 10rem; object-fit: contain; background: #000; }
+.pixels { image-rendering: pixelated; max-width: none; }
+.boxed { position: relative; width: fit-content; }
+.boxed img { background: repeating-conic-gradient(#c9ced4 0 25%, #dfe3e8 0 50%) 0 0 / 1rem 1rem; }
+.boxed svg { position: absolute; inset: 0; width: 100%; height: 100%; overflow: visible; }
+.boxed rect { fill: none; stroke: #d9730d; stroke-width: 2; vector-effect: non-scaling-stroke; }
+.boxed text { fill: #d9730d; font-weight: bold; paint-order: stroke; stroke: #fff; stroke-width: .15em; }
+.bars { width: 100%; max-width: 26rem; }
+.bars th, .bars td { border: 0; padding: .1rem .6rem .1rem 0; font-weight: normal; white-space: nowrap; }
+.bars td:nth-child(2) { width: 100%; }
+.bars span { display: block; height: .9rem; background: var(--quiet); border-radius: 1px; min-width: 1px; }
+.bars .best { font-weight: bold; }
+.bars .best th, .bars .best td { font-weight: bold; }
+.bars .best span { background: var(--blue); }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
+.maps figure { width: auto; }
+summary { cursor: pointer; }
+summary h2 { display: inline-block; }
+h2::first-letter { text-transform: uppercase; }
+p { max-width: 44rem; }
+"""
+
+
+class Explained(NamedTuple):
+    """The page, and the answer that it explains, in one line."""
+
+    page: str
+    answer: str
+
+
+def explain(trained: TrainedNetwork, file: str, placing: Placing = "auto") -> Explained:
+    """Explain what the network answers to a picture file, or with `-` to one on standard input.
+
+    DataError or CheckpointError where `predict` has no answer either.
+    """
+    shape, placing = how_to_prepare(trained, placing)
+    with naming(file):
+        picture = read_picture(file)
+        prepared = prepare(picture, shape, placing)
+    with torch.no_grad():
+        found = probabilities(trained, [seen.image for line in prepared.seen for seen in line])
+        lines = [[_digit(trained, next(found), seen.image, seen.box) for seen in line] for line in prepared.seen]
+    digits = [digit for line in lines for digit in line]
+    answer = " and ".join("".join(digit.name for digit in line) for line in lines)
+    if len(digits) == 1:
+        answer += f", {digits[0].probability:.2%}"
+    name = "standard input" if file == "-" else one_line(Path(file).name)
+    facts = [
+        ("answer", answer),
+        ("picture", f"{name}, {show(picture.size)} pixels"),
+        ("network", f"{trained.model}, {trained.network.parameter_count:,} parameters, {trained.provenance}"),
+        ("trained on", trained.dataset),
+    ]
+    rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in facts)
+    body = [
+        f'<section><table class="facts">{rows}</table></section>',
+        _preparation(picture, prepared, placing, digits),
+        *(
+            _one_digit(trained, digits, index, prepared.placed[index] if prepared.placed else None)
+            for index in range(min(len(digits), MOST_DIGITS))
+        ),
+        _filters(trained),
+    ]
+    return Explained(document(f"How {trained.model} reads {name}", "\n".join(body), _STYLE), answer)
+
+
+def _digit(trained: TrainedNetwork, row: list[float] | None, seen: Tensor, box: Box) -> Digit:
+    if row is None:
+        raise CheckpointError(
+            f"{one_line(trained.model)}: its outputs are not finite numbers; its weights or its scaling are out of "
+            "range."
+        )
+    return Digit(dict(zip(trained.classes, row, strict=True)), box, seen)
+
+
+def _preparation(picture: Image.Image, prepared: Preparation, placing: Placing, digits: Sequence[Digit]) -> str:
+    """How the images that the network takes were found in the picture."""
+    if prepared.ink is not None:
+        how = (
+            "The ink is what stands out from the paper. Each digit is cut out, scaled until its longer side has the "
+            "length that MNIST&rsquo;s digits have, its strokes widened if they are thinner than in MNIST, and placed "
+            "by its centre of mass."
+        )
+    elif placing == "as-is":
+        grey = ", in grey and light on dark" if len(digits[0].image) == 1 else ""
+        how = f"The picture is taken as a whole and only resized{grey}."
+    else:
+        how = "The picture shows a digit that is placed as in MNIST already, so it is taken as it is."
+    steps = [_figure(_boxed(picture, digits, prepared.ink is not None), "the picture as read")]
+    if prepared.ink is not None:
+        ink = image(bitmaps.grey(prepared.ink, _LARGE), "the ink that was found")
+        steps.append(_figure(ink, "the ink that was found"))
+    if len(digits) > MOST_DIGITS:
+        how += f" The picture has {len(digits)} digits; this page explains the first {MOST_DIGITS}."
+    return (
+        f"<section><h2>What was found in the picture</h2><p>{how}</p>"
+        f'<div class="steps">{"".join(steps)}</div></section>'
+    )
+
+
+def _steps(trained: TrainedNetwork, digit: Digit, placed: Placed | None) -> Iterator[str]:
+    """One figure for each step from the picture to what the network gets."""
+    if placed is not None:
+        sizes = [f"{values.shape[1]}×{values.shape[0]} pixels" for values in (placed.cut, placed.scaled)]
+        yield _figure(image(bitmaps.grey(placed.cut, _SMALL), "the digit, cut out", "pixels"), f"cut out, {sizes[0]}")
+        scaled = image(bitmaps.grey(placed.scaled, _SMALL), "the digit, scaled", "pixels")
+        yield _figure(scaled, f"scaled, and thickened where it was thin, {sizes[1]}")
+    height, width = digit.image.shape[1:]
+    what = "placed" if placed is not None else "resized"
+    seen = image(bitmaps.pixels(digit.image), "the image that the network takes", "pixels")
+    yield _figure(seen, f"{what}, {width}×{height} pixels: the image that the network takes")
+    x = trained.preprocessing(digit.image[None])
+    if x.shape[2:] != digit.image.shape[1:]:
+        brought = trained.preprocessing.undo(x)[0].clamp(0, 255).round().byte()
+        size = f"{x.shape[3]}×{x.shape[2]} pixels"
+        yield _figure(image(bitmaps.pixels(brought), "the same at the network's size", "pixels"), f"brought to {size}")
+
+
+def _boxed(picture: Image.Image, digits: Sequence[Digit], with_boxes: bool) -> str:
+    """The picture, with a box around each digit that was cut out, and its number if there are several."""
+    size = max(picture.size) / 14
+    marks = ""
+    for number, digit in enumerate(digits if with_boxes else (), 1):
+        left, top, right, bottom = digit.box
+        marks += f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
+        if len(digits) > 1:
+            marks += f'<text x="{left}" y="{top - size / 4:.1f}" font-size="{size:.1f}">{number}</text>'
+    kind = "pixels" if max(picture.size) < _SMALL else ""
+    shown = image(bitmaps.picture(picture, _LARGE), "the picture", kind)
+    width, height = picture.size
+    return f'<div class="boxed">{shown}<svg viewBox="0 0 {width} {height}" aria-hidden="true">{marks}</svg></div>'
+
+
+def _one_digit(trained: TrainedNetwork, digits: Sequence[Digit], index: int, placed: Placed | None) -> str:
+    """How one digit was prepared, the answer, its saliency maps and its feature maps."""
+    digit = digits[index]
+    x = trained.preprocessing(digit.image[None])
+    heading = f"Digit {index + 1} of {len(digits)}: {{}}" if len(digits) > 1 else "{}"
+    maps = list(islice(inside.feature_maps(trained.network, x), MOST_LAYERS + 1))
+    return f"""<section><h2>{heading.format("what the network gets")}</h2>
+<div class="steps">{"".join(_steps(trained, digit, placed))}</div>
+<p><small>The values of the pixels, 0 to 255, are scaled by {html.escape(trained.preprocessing.formula())}.</small></p>
+</section>
+<div class="pair">
+<section><h2>{heading.format("the answer")}</h2>{_bars(digit)}</section>
+<section><h2>{heading.format("what would change the answer")}</h2>{_saliency(trained, digit, x)}</section>
+</div>
+<section><details{"" if index else " open"}><summary><h2>{heading.format("feature maps")}</h2></summary>{_maps(maps)}</details>
+</section>"""
+
+
+def _bars(digit: Digit) -> str:
+    shown = list(digit.probabilities.items())
+    note = ""
+    if len(shown) > _MOST_CLASSES:
+        note = f"<p><small>The ten most probable of {len(shown)} classes.</small></p>"
+        shown = sorted(shown, key=lambda item: -item[1])[:10]
+    rows = "".join(
+        f"<tr{' class=best' if name == digit.name else ''}><th>{html.escape(name)}</th>"
+        f'<td><span style="width:{100 * probability:.2f}%"></span></td><td>{probability:.2%}</td></tr>'
+        for name, probability in shown
+    )
+    return f'<table class="bars">{rows}</table>{note}'
+
+
+def _saliency(trained: TrainedNetwork, digit: Digit, x: Tensor) -> str:
+    names = sorted(digit.probabilities, key=lambda name: -digit.probabilities[name])[:2]
+    maps = torch.stack([inside.saliency(trained.network, x, trained.classes.index(name)) for name in names])
+    if not maps.isfinite().all() or not maps.any():
+        return "<p>The gradient of the scores is zero or not finite everywhere, so there is nothing to show.</p>"
+    figures = [_figure(image(bitmaps.pixels(digit.image), "the image", "pixels"), "the image")]
+    most = float(maps.abs().max())
+    for name, values, rank in zip(names, maps, ("the answer", "the runner-up"), strict=True):
+        shown = image(bitmaps.signed(values[None], 1, most), f"saliency map of class {name}", "pixels")
+        figures.append(_figure(shown, f"class {html.escape(name)}, {rank}"))
+    return f"""<div class="steps">{"".join(figures)}</div>
+<p><small>Blue to white: a brighter pixel would raise the score (the logit) of the class. Orange: it would lower it.
+Black: no effect. Both maps have one scale. The method is SmoothGrad (Smilkov et al. 2017): the gradient of the score by
+the pixels (Simonyan et al. 2013), averaged over {inside.COPIES} copies of the image with noise. It shows what small
+changes of single pixels would do, not how much each part of the digit contributed to the answer.</small></p>"""
+
+
+def _maps(found: Sequence[inside.FeatureMaps]) -> str:
+    if not found:
+        return "<p>This network has no convolution or pooling, so it has no feature maps.</p>"
+    more = f" The first {MOST_LAYERS} layers are shown." if len(found) > MOST_LAYERS else ""
+    return f"""<p><small>What each convolution and pooling gives for this image, after its normalisation and
+activation; at most {inside.MOST_MAPS} maps a layer. Black is 0, white the layer&rsquo;s largest value, orange
+negative.{more}</small></p>
+<div class="maps">{"".join(map(_layer, found[:MOST_LAYERS]))}</div>"""
+
+
+def _layer(found: inside.FeatureMaps) -> str:
+    channels, height, width = found.shape
+    count = f"the first {len(found.maps)} of {channels} maps" if channels > len(found.maps) else f"{channels} maps"
+    reduced = ", shown smaller" if found.maps.shape[1:] != found.shape[1:] else ""
+    shown = image(bitmaps.signed(found.maps.nan_to_num(), 8), f"feature maps of {found.layers}", "pixels")
+    return _figure(shown, f"{html.escape(found.layers)}<br>{count} of {width}×{height}{reduced}")
+
+
+def _filters(trained: TrainedNetwork) -> str:
+    filters = inside.first_filters(trained.network)
+    if filters is None:
+        return (
+            "<section><h2>First-layer filters</h2><p>The first layer with weights is neither a convolution nor a dense "
+            "layer on the pixels, so it has no filters that are images.</p></section>"
+        )
+    most = inside.MOST_MAPS
+    weights = filters.weights[:most]
+    count = f"the first {most} of {len(filters.weights)}" if len(filters.weights) > most else f"all {len(weights)}"
+    if weights.shape[1] == 3:
+        png, colours = (
+            bitmaps.coloured(weights, 8),
+            "Grey is 0; each filter is shown in the colours that it answers to.",
+        )
+    else:
+        png, colours = bitmaps.signed(weights[:, 0], 8), "Black is 0, blue to white is positive, orange negative."
+    size = f"{weights.shape[3]}×{weights.shape[2]}"
+    caption = f"{html.escape(filters.layer)}: {count} filters of {size} pixels"
+    return f"""<section><h2>First-layer filters</h2>
+<p><small>The weights that the network has learnt for its first layer, the same for every picture. {colours}</small></p>
+<div class="maps">{_figure(image(png, "the filters of the first layer", "pixels"), caption)}</div></section>"""
+
+
+def _figure(content: str, caption: str) -> str:
+    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
