@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, export, import_keras, models, predict
+from mnist_cnn.commands import doctor, evaluate, export, import_keras, models, page, predict
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
+    "page": page,
     "models": models,
     "import-keras": import_keras,
     "export": export,
@@ -23,6 +24,7 @@ _LIST = """\
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
   predict       say which digit or number a picture shows
+  page          write a page to draw on, one HTML file with the network inside
   models        list the trained networks that come with this package
 
 exchange networks with Keras

@@ -21,7 +21,8 @@ STANDS_ON: dict[str, set[str]] = {
     "network": set(),
     "data": set(),
     "inference": {"network", "data"},
-    "report": {"inference", "network", "data"},
+    "export": {"inference", "network", "data"},
+    "report": {"inference", "network", "data", "export"},
     "keras": {"inference", "network", "data"},
     "training": {"report", "inference", "network", "data", "run_folder"},
 }

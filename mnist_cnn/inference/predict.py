@@ -98,7 +98,7 @@ def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto
     shape = trained.network.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise CheckpointError(f"the network takes values of shape {shape}, not images.")
-    if trained.dataset in _NO_DIGITS or shape[0] != 1:
+    if takes_whole_pictures(trained):
         if placing == "fit":
             raise CheckpointError("--fit: the network does not take digits in grey, only whole pictures.")
         placing = "as-is"
@@ -115,6 +115,11 @@ def predict(trained: TrainedNetwork, paths: list[Path], placing: Placing = "auto
             yield from _classify(trained, waiting)
             batch, waiting = min(2 * batch, _batch(trained)), []
     yield from _classify(trained, waiting)
+
+
+def takes_whole_pictures(trained: TrainedNetwork) -> bool:
+    """Whether a network gets a whole picture, because it does not know digits placed as in MNIST."""
+    return trained.dataset in _NO_DIGITS or trained.network.input_shape[0] != 1
 
 
 class _Picture(NamedTuple):
