@@ -27,8 +27,11 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import images_for
 
 IMAGES = 1000
-# Without these, it would look for updates, and make other requests of its own.
-_QUIET = ("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+# It must not look for updates or make other requests of its own, and root can't have its sandbox.
+_ARGUMENTS = (
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-gpu", "--no-sandbox",
+)  # fmt: skip
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # The probabilities of each image, and the milliseconds that each took.
@@ -59,11 +62,9 @@ def chromium() -> str | None:
 
 @contextmanager
 def headless() -> Iterator[Browser]:
-    """Chromium without a window. It has no sandbox, which a container's root can't have: open pages of ours only."""
+    """Chromium without a window, for pages of ours only: it runs without its sandbox."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium(), args=[*_QUIET, "--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium(), args=_ARGUMENTS)
         try:
             yield browser
         finally:
@@ -80,17 +81,17 @@ def page_answers(opened: Page, images: Tensor) -> Answers:
 @torch.inference_mode()
 def torch_answers(trained: TrainedNetwork, images: Tensor) -> Tensor:
     """What PyTorch says of them, (N, classes)."""
-    return trained.network(trained.preprocessing(images)).double().softmax(1)
+    logits: Tensor = trained.network(trained.preprocessing(images))
+    return logits.double().softmax(1)
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="CKPT_OR_RUN")
     parser.add_argument("--data-root", default="data")
     options = parser.parse_args()
-    print(
-        f"{'network':<12} {'data set':<12} {'parameters':>10} {'same class':>13} {'max |Δp|':>9} {'answer':>9} {'page':>9}"
-    )
+    print("network      data set     parameters    same class  max |Δp|    answer      page")
     with headless() as browser, tempfile.TemporaryDirectory() as folder:
         for name in options.networks:
             trained = checkpoint.load(name)
