@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, predict, train
+from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
+    "page": page,
     "models": models,
     "import-keras": import_keras,
     "export": export,
@@ -30,6 +31,7 @@ use a trained network
   evaluate      measure its accuracy on test, validation or training images
   predict       say which digit or number a picture shows
   explain       show how a network reads a picture, on an HTML page
+  page          write a page to draw on, one HTML file with the network inside
   models        list the trained networks that come with this package
 
 exchange networks with Keras

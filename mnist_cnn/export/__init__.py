@@ -1,1 +1,1 @@
-"""Files that use a trained network without PyTorch: ONNX, …"""
+"""Files that use a trained network without PyTorch: ONNX, and a page to draw on."""

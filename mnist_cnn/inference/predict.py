@@ -113,17 +113,22 @@ def predict(
     yield from _classify(trained, waiting)
 
 
+def takes_whole_pictures(trained: TrainedNetwork) -> bool:
+    """Whether a network gets a whole picture, because it does not know digits placed as in MNIST."""
+    is_own = kind_of(trained.dataset) in OWN and trained.classes != DIGITS
+    return is_own or trained.dataset in _NO_DIGITS or trained.network.input_shape[0] != 1
+
+
 def how_to_prepare(trained: TrainedNetwork, placing: Placing) -> tuple[tuple[int, int, int], Placing]:
     """The shape of the images that pictures become for this network, and their placing; raises what `predict` does."""
     shape = trained.network.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise CheckpointError(f"the network takes values of shape {shape}, not images.")
-    is_own = kind_of(trained.dataset) in OWN
-    if trained.dataset in _NO_DIGITS or shape[0] != 1 or (is_own and trained.classes != DIGITS):
+    if takes_whole_pictures(trained):
         if placing == "fit":
             raise CheckpointError("--fit: the network does not take digits in grey, only whole pictures.")
         placing = "as-is"
-    if is_own and placing == "as-is":
+    if placing == "as-is" and kind_of(trained.dataset) in OWN:
         placing = "unchanged"
     if placing not in ("as-is", "unchanged") and trained.preprocessing.size is not None:
         shape = (1, *MNIST_SIZE)  # as in training: the preprocessing brings it to the network's size

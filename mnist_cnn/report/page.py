@@ -9,6 +9,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from mnist_cnn.errors import CheckpointError
+from mnist_cnn.export import page as drawing
+from mnist_cnn.export.page_network import page_network
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.evaluate import ClassScore
 from mnist_cnn.report import figures
@@ -40,25 +43,25 @@ def write_report(run: Run) -> dict[str, Any]:
 
 
 _STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff; margin: 0 auto; max-width: 68rem;
-       padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
+       max-width: 68rem; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
 section { margin: 2rem 0; }
 .pair { display: grid; gap: 2rem; margin: 2rem 0; }
 .pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .pair section { margin: 0; min-width: 0; }
-img { display: block; width: 100%; max-width: 34rem; height: auto; }
+img { display: block; width: 100%; max-width: 34rem; height: auto; border-radius: .4rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid #dde3ea; }
+th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 .facts td, .facts th { text-align: left; font-weight: normal; vertical-align: top; overflow-wrap: anywhere; }
-.facts th { color: #5a6675; white-space: nowrap; }
-.warning { background: #fff1df; border-left: .4rem solid #d9730d; padding: .6rem 1rem; }
-pre { overflow-x: auto; background: #f4f6f9; padding: .8rem; font-size: .82rem; line-height: 1.4; }
-small { color: #5a6675; }
+.facts th { color: var(--muted); white-space: nowrap; }
+.warning { background: var(--card); border-left: .4rem solid #d9730d; padding: .6rem 1rem; }
+pre { overflow-x: auto; background: var(--card); padding: .8rem; border-radius: .4rem;
+      font-size: .82rem; line-height: 1.4; }
+small { color: var(--muted); }
 @media (max-width: 30rem) { th, td { font-size: .85rem; padding-right: .4rem; } }
 """
 
@@ -95,20 +98,25 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
         if "augmented_samples.png" in pngs
         else ""
     )
+    heading, field = _field(run)
+    script = f"<script>{field.script}</script>" if field.script else ""
     wrong = run.test.total - run.test.correct
     versions = ", ".join(f"{html.escape(name)} {html.escape(number)}" for name, number in run.trained.versions.items())
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{drawing.policy(field.script)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{_STYLE}</style>
+<style>{field.style}{_STYLE}</style>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
 {warning}
 <section><table class="facts">{facts}</table></section>
+<section><h2>{heading}</h2>
+{field.markup}</section>
 <div class="pair">
 <section><h2>Accuracy by epoch</h2>{image("accuracy.png", "accuracy by epoch, training and validation")}</section>
 <section><h2>Loss by epoch</h2>{image("loss.png", "loss by epoch, training and validation")}</section>
@@ -134,9 +142,20 @@ mistakes.</small></p>
 {augmented}
 <section><h2>Network</h2><pre>{html.escape(run.trained.network.summary())}</pre></section>
 <section><h2>Configuration</h2><pre>{html.escape(run.settings)}</pre><small>{versions}</small></section>
+{script}
 </body>
 </html>
 """
+
+
+def _field(run: Run) -> tuple[str, drawing.Field]:
+    """A field to draw in, below a heading, or a line that says why there is none."""
+    try:
+        network = page_network(run.trained)
+    except CheckpointError as error:
+        reason = f"<p>There is no field to draw in here: {html.escape(str(error))}</p>\n"
+        return "Draw a digit", drawing.Field(drawing.style(), reason, "")
+    return drawing.title(network), drawing.field(network)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -1,0 +1,115 @@
+"""Does the page to draw on compute what PyTorch computes, how fast, and how large is it?
+
+    python benchmarks/drawing_page.py runs/recipes/*/0 --data-root data        a line for each network
+
+A run folder, a checkpoint or a network in the box is put into a page, which headless Chromium opens. It answers the
+first 1,000 test images of the data set. Printed are the number of images on which both name the same class, the largest
+difference of a probability, the median time of an answer in the browser, and the size of the page.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+from torch import Tensor
+
+from mnist_cnn.export.page import page
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import images_for
+
+IMAGES = 1000
+# It must not look for updates or make other requests of its own, and root can't have its sandbox.
+_ARGUMENTS = (
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-gpu", "--no-sandbox",
+)  # fmt: skip
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+# The probabilities of each image, and the milliseconds that each took.
+_ANSWER = """images => {
+    const network = loaded(JSON.parse(element("network").textContent));
+    const times = [];
+    const rows = images.map(([height, width, values]) => {
+        const start = performance.now();
+        const { probabilities } = answer(network, { height, width, values: Float32Array.from(values) });
+        times.push(performance.now() - start);
+        return Array.from(probabilities);
+    });
+    return [rows, times];
+}"""
+
+
+class Answers(NamedTuple):
+    """The probabilities of each image (N, classes), and the milliseconds that each image took."""
+
+    probabilities: Tensor
+    times: list[float]
+
+
+def chromium() -> str | None:
+    """The path of Chromium, which the environment variable CHROMIUM may name; None if there is none."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _PROGRAMS)), None)
+
+
+@contextmanager
+def headless() -> Iterator[Browser]:
+    """Chromium without a window, for pages of ours only: it runs without its sandbox."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def page_answers(opened: Page, images: Tensor) -> Answers:
+    """What an open page says of images, uint8 (N, 1, H, W)."""
+    height, width = images.shape[2:]
+    rows, times = opened.evaluate(_ANSWER, [[height, width, image.flatten().tolist()] for image in images])
+    return Answers(torch.tensor(rows, dtype=torch.float64), times)
+
+
+@torch.inference_mode()
+def torch_answers(trained: TrainedNetwork, images: Tensor) -> Tensor:
+    """What PyTorch says of them, (N, classes)."""
+    logits: Tensor = trained.network(trained.preprocessing(images))
+    return logits.double().softmax(1)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="+", metavar="CKPT_OR_RUN")
+    parser.add_argument("--data-root", default="data")
+    options = parser.parse_args()
+    print("network      data set     parameters    same class  max |Δp|    answer      page")
+    with headless() as browser, tempfile.TemporaryDirectory() as folder:
+        for name in options.networks:
+            trained = checkpoint.load(name)
+            file = Path(folder, "page.html")
+            file.write_text(page(trained))
+            opened = browser.new_page()
+            opened.goto(file.as_uri())
+            images = images_for(trained, "test", trained.dataset, options.data_root, None).images[:IMAGES]
+            found, expected = page_answers(opened, images), torch_answers(trained, images)
+            same = int((found.probabilities.argmax(1) == expected.argmax(1)).sum())
+            print(
+                f"{trained.model:<12} {trained.dataset:<12} {trained.network.parameter_count:>10,} "
+                f"{same:>5,} of {len(images):,} {(found.probabilities - expected).abs().max():>9.1e} "
+                f"{statistics.median(found.times):>6.1f} ms {file.stat().st_size / 1000:>6,.0f} kB",
+                flush=True,
+            )
+            opened.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""`mnist-cnn page`: writes a page to draw on."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mnist_cnn import quick_imports
+from mnist_cnn.commands.arguments import add_json, file_path
+from mnist_cnn.errors import ConfigError, one_line, unicode_text
+from mnist_cnn.terminal import print_json
+
+DESCRIPTION = (
+    "Write a page to draw on, one HTML file with the network inside: it says what it sees while you draw. It needs a "
+    "browser, and no server or network connection."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="CKPT_OR_RUN", nargs="?",
+        help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists (default: accurate)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.html", type=file_path, default=Path("page.html"),
+        help="the file to write (page.html in this folder)",
+    )  # fmt: skip
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    with quick_imports():
+        from mnist_cnn.export.page import page
+        from mnist_cnn.files import check_is_new, write_file
+        from mnist_cnn.inference import box, checkpoint
+
+    output: Path = options.output
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"-o {output}: browsers open it as a page only if its name ends in .html")
+    check_is_new(output)
+    if options.checkpoint is None:
+        print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
+    file, trained = checkpoint.load_kept(box.find(box.DEFAULT) if options.checkpoint is None else options.checkpoint)
+    content = page(trained, _test_accuracy(file)).encode()
+    write_file(output, content, replace=False)
+    if options.json:
+        print_json({"checkpoint": unicode_text(file), "file": unicode_text(output), "bytes": len(content)})
+    else:
+        print(f"{trained.model}, {trained.provenance}\nwritten to {one_line(output)} ({len(content) / 1000:,.0f} kB)")
+    return 0
+
+
+def _test_accuracy(file: Path) -> float | None:
+    """What a checkpoint's card, or the metrics of its run, say of its accuracy on test images; None if unknown."""
+    from mnist_cnn.inference import box
+
+    if file.parent == box.BOX:
+        return box.card(file.stem).test_accuracy
+    try:
+        # They are those of the run's best checkpoint.
+        accuracy = json.loads((file.parents[1] / "metrics.json").read_bytes())["test/accuracy"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    is_known = file.name == "best.ckpt" and isinstance(accuracy, float) and 0 <= accuracy <= 1
+    return accuracy if is_known else None

@@ -1,0 +1,86 @@
+"""Makes a page to draw on: one HTML file in which a trained network says what it sees, while one draws."""
+
+import base64
+import hashlib
+import html
+import json
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+from mnist_cnn.export.page_network import page_network
+from mnist_cnn.inference.checkpoint import TrainedNetwork
+
+_HERE = Path(__file__).parent
+_SCRIPTS = ("page_network.js", "page_drawing.js", "page.js")
+
+
+class Field(NamedTuple):
+    """The parts of a field to draw in, of which a page holds one: a style sheet, what stands in the body, a script."""
+
+    style: str
+    markup: str
+    script: str
+
+
+def page(trained: TrainedNetwork, accuracy: float | None = None) -> str:
+    """A page of its own, of which two calls give the same; `accuracy`, from 0 to 1, is that on test images, if known.
+
+    CheckpointError, with the reason, if a page can't run the network.
+    """
+    network = page_network(trained)
+    it = field(network)
+    tested = "" if accuracy is None else f", right on {100 * accuracy:.2f} % of its test images"
+    about = (
+        f"{trained.model}: a network of {trained.network.parameter_count:,} parameters, trained on "
+        f"{trained.dataset}{tested}. It runs in this page, and nothing that you draw leaves it."
+    )
+    return _filled(
+        "page.html",
+        title=title(network),
+        about=html.escape(about),
+        style=it.style,
+        field=it.markup,
+        script=it.script,
+        policy=policy(it.script),
+    )
+
+
+def field(network: dict[str, Any]) -> Field:
+    """The field for a network that `page_network` describes."""
+    height, width = network["input"]
+    markup = _filled(
+        "page_field.html",
+        size=f"{width}×{height}",
+        invitation=title(network),
+        # A browser must not take anything in it for the end of the script.
+        network=json.dumps(network, allow_nan=False).replace("<", "\\u003c"),
+    )
+    return Field(style(), markup, "".join(_read(name) for name in _SCRIPTS))
+
+
+def title(network: dict[str, Any]) -> str:
+    """What to do: a heading for the field."""
+    return "Draw a digit" if network["placing"] == "digit" else "Draw a picture"
+
+
+def style() -> str:
+    """The style sheet; its colours, light and dark, are variables that the rest of a page may use."""
+    return _read("page.css")
+
+
+def policy(script: str) -> str:
+    """The Content-Security-Policy of a page that runs this script only, and loads nothing."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _filled(name: str, **parts: str) -> str:
+    return Template(_read(name)).substitute(parts)
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
