@@ -39,7 +39,7 @@ def page(trained: TrainedNetwork, accuracy: float | None = None) -> str:
         "page.html",
         title=title(network),
         about=html.escape(about),
-        style=it.style,
+        style=colours() + it.style,
         field=it.markup,
         script=it.script,
         policy=policy(it.script),
@@ -56,7 +56,7 @@ def field(network: dict[str, Any]) -> Field:
         # A browser must not take anything in it for the end of the script.
         network=json.dumps(network, allow_nan=False).replace("<", "\\u003c"),
     )
-    return Field(style(), markup, "".join(_read(name) for name in _SCRIPTS))
+    return Field(_read("page.css"), markup, "".join(_read(name) for name in _SCRIPTS))
 
 
 def title(network: dict[str, Any]) -> str:
@@ -64,9 +64,9 @@ def title(network: dict[str, Any]) -> str:
     return "Draw a digit" if network["placing"] == "digit" else "Draw a picture"
 
 
-def style() -> str:
-    """The style sheet; its colours, light and dark, are variables that the rest of a page may use."""
-    return _read("page.css")
+def colours() -> str:
+    """The colours of all pages, light and dark, as variables of a style sheet."""
+    return _read("colours.css")
 
 
 def policy(script: str) -> str:

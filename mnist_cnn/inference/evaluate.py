@@ -38,8 +38,8 @@ class ClassScore(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A misclassified image; `index` is its position among the evaluated images, from 0."""
+class Answer:
+    """What the network says about one image; `index` is its position among the evaluated images, from 0."""
 
     index: int
     true: str
@@ -91,10 +91,19 @@ class Evaluation:
 
         A probability of exactly 1 falls into a sixteenth bin, as in torchmetrics.
         """
+        _, probability, right = self.confidence_bins.unbind(1)
+        return float((probability - right).abs().sum()) / self.total
+
+    @cached_property
+    def confidence_bins(self) -> Tensor:
+        """(16, 3) float64, by the answer's probability: the number of images, the sum of it, and how many are right.
+
+        Fifteen bins of equal width, and one of the images with a probability of exactly 1.
+        """
         probability = self.probabilities.max(1).values
         bins = torch.bucketize(probability, torch.linspace(0, 1, 16), right=True) - 1
-        gaps = torch.zeros(16).index_add(0, bins, probability - (self.predicted == self.labels).float())
-        return float(gaps.abs().sum()) / self.total
+        facts = torch.stack([torch.ones_like(probability), probability, (self.predicted == self.labels).float()], 1)
+        return torch.zeros(16, 3, dtype=torch.float64).index_add(0, bins, facts.double())
 
     @cached_property
     def per_class(self) -> list[ClassScore]:
@@ -120,16 +129,21 @@ class Evaluation:
                 found.append((self.classes[true], self.classes[predicted], count))
         return found
 
-    def mistakes(self, most: int) -> list[Mistake]:
+    def mistakes(self, most: int) -> list[Answer]:
         """The `most` mistakes with the highest probability, in descending order."""
         wrong = (self.predicted != self.labels).nonzero().flatten()
         confidence = self.probabilities.max(1).values[wrong]
-        order = wrong[confidence.argsort(descending=True, stable=True)][:most].tolist()
+        return self.answers(wrong[confidence.argsort(descending=True, stable=True)][:most])
+
+    def least_certain(self, most: int) -> list[Answer]:
+        """The `most` answers with the lowest probability, right or wrong, in ascending order."""
+        return self.answers(self.probabilities.max(1).values.argsort(stable=True)[:most])
+
+    def answers(self, indices: Tensor) -> list[Answer]:
+        """The answers for the images at these indices."""
         return [
-            Mistake(
-                i, self.classes[self.labels[i]], self.classes[self.predicted[i]], float(self.probabilities[i].max())
-            )
-            for i in order
+            Answer(i, self.classes[self.labels[i]], self.classes[self.predicted[i]], float(self.probabilities[i].max()))
+            for i in indices.tolist()
         ]
 
     def to_dict(self) -> dict[str, Any]:

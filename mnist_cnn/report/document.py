@@ -3,13 +3,10 @@
 import base64
 import html
 
-# The colours are also those of the figures; dark ones where the reader's system asks for them.
+from mnist_cnn.export.page import colours, policy
+
 _STYLE = """
-:root { color-scheme: light dark; --text: #1c2430; --quiet: #5a6675; --page: #fff; --line: #dde3ea; --field: #f4f6f9;
-        --blue: #1f5fa8; --orange: #d9730d; --warning: #fff1df; }
 @media (prefers-color-scheme: dark) {
-  :root { --text: #e3e8ee; --quiet: #9aa7b5; --page: #14181d; --line: #303842; --field: #1e242b; --blue: #6fb1f2;
-          --orange: #f0953c; --warning: #3a2a17; }
   .drawn { filter: invert(.92) hue-rotate(180deg); }  /* dark lines on white become light lines on black */
 }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
@@ -26,28 +23,33 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 .facts td, .facts th { text-align: left; font-weight: normal; vertical-align: top; overflow-wrap: anywhere; }
-.facts th { color: var(--quiet); white-space: nowrap; }
+.facts th { color: var(--muted); white-space: nowrap; }
 .warning { background: var(--warning); border-left: .4rem solid var(--orange); padding: .6rem 1rem; }
-pre { overflow-x: auto; background: var(--field); padding: .8rem; font-size: .82rem; line-height: 1.4; }
-small { color: var(--quiet); }
+pre { overflow-x: auto; background: var(--card); padding: .8rem; font-size: .82rem; line-height: 1.4; }
+small { color: var(--muted); }
 @media (max-width: 30rem) { th, td { font-size: .85rem; padding-right: .4rem; } }
 """
 
 
-def document(title: str, body: str, style: str = "") -> str:
-    """An HTML page. `title` is text; `body` is HTML, in which text from elsewhere is escaped already."""
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """An HTML page, which loads nothing and runs nothing but `script`.
+
+    `title` is text; `body` is HTML, in which text from elsewhere is escaped already.
+    """
+    run = f"<script>{script}</script>\n" if script else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy(script)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(title)}</title>
-<style>{_STYLE}{style}</style>
+<style>{colours()}{_STYLE}{style}</style>
 </head>
 <body>
 <h1>{html.escape(title)}</h1>
 {body}
-</body>
+{run}</body>
 </html>
 """
 

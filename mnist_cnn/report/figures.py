@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 
+import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -15,11 +16,12 @@ from mnist_cnn.report.run import EpochRow
 
 # The most images that a gallery shows.
 MISTAKES = 25
+LEAST_CERTAIN = 25
 SAMPLES = 50
 # A confusion matrix names no more classes than this; of more, it names some, and shows no counts.
 _NAMED = 60
 
-_BLUE, _ORANGE = "#1f5fa8", "#d9730d"
+_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#9aa7b5"
 
 
 def curves(history: Sequence[EpochRow], what: str) -> Figure:
@@ -67,6 +69,30 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     return figure
 
 
+def reliability(evaluation: Evaluation) -> Figure:
+    """How often answers of each probability are right, against the diagonal, above their number."""
+    figure = Figure(figsize=(5, 4.2))
+    share, count = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    figure.subplots_adjust(left=0.13, right=0.96, top=0.97, bottom=0.12)  # a layout engine would draw it twice
+    bins = evaluation.confidence_bins
+    total, _, right = torch.cat([bins[:14], bins[14:].sum(0, keepdim=True)]).unbind(1)  # the last has exactly 1 too
+    there = total > 0
+    middle = ((torch.arange(15) + 0.5) / 15)[there].numpy()
+    share.bar(middle, (right / total)[there].numpy(), 1 / 15, color=_BLUE, edgecolor="white")
+    share.plot([0, 1], [0, 1], color=_ORANGE, linestyle="--")
+    share.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="right")
+    share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    count.bar(middle, total[there].numpy(), 1 / 15, color=_GREY, edgecolor="white")
+    for x, number in zip(middle, total[there].int().tolist(), strict=True):
+        count.text(x, number, f"{number}", ha="center", va="bottom", fontsize=7)
+    count.set(yscale="log", ylim=(0.7, 8 * float(total.max())), xlabel="probability of the answer", ylabel="images")
+    count.minorticks_off()
+    count.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    for axes in (share, count):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     """The most confident mistakes: true class → predicted class, and the probability of the latter."""
     worst = evaluation.mistakes(MISTAKES)
@@ -75,13 +101,25 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     return gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
+def least_certain(evaluation: Evaluation, images: Images) -> Figure:
+    """The least certain answers with their probability: a tick if it is right, else true class → answer in orange."""
+    answers = evaluation.least_certain(LEAST_CERTAIN)
+    arrow = " →\n" if _wordy(evaluation.classes) else " → "
+    titles, colours = [], []
+    for answer in answers:
+        right = answer.true == answer.predicted
+        titles.append(f"{answer.true + (' ✓' if right else arrow + answer.predicted)}\n{answer.probability:.1%}")
+        colours.append("black" if right else _ORANGE)
+    return gallery(images.images[[answer.index for answer in answers]], titles, columns=5, colours=colours)
+
+
 def samples(images: Images, classes: Sequence[str]) -> Figure:
     """The first images with their classes."""
     titles = [_short(classes[label]) for label in images.labels[:SAMPLES]]
     return gallery(images.images[:SAMPLES], titles, columns=5 if _wordy(classes) else 10)
 
 
-def gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
+def gallery(images: Tensor, titles: Sequence[str], columns: int, colours: Sequence[str] | None = None) -> Figure:
     """Images (N, C, H, W) in rows, each under its title, in one Axes: fifty Axes would take seconds to lay out."""
     rows = max(math.ceil(len(images) / columns), 1)
     channels, height, width = images.shape[1:]
@@ -96,6 +134,7 @@ def gallery(images: Tensor, titles: Sequence[str], columns: int) -> Figure:
         left, bottom = column * (width + gap) + gap // 2, (row + 1) * cell
         canvas[bottom - height : bottom, left : left + width] = image.permute(1, 2, 0)
         label = axes.text(left + width / 2, bottom - height - 0.5, title, ha="center", va="bottom", fontsize=9)
+        label.set_color(colours[index] if colours else "black")
         label.set_parse_math(False)  # the name of a class may have a $, which does not begin a formula
     axes.imshow(
         canvas.squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255

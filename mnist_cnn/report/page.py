@@ -1,12 +1,11 @@
 """Writes the report of a run: `metrics.json`, figures, a table, and one HTML page that needs no other file."""
 
-import base64
 import csv
 import html
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mnist_cnn.errors import CheckpointError
@@ -14,8 +13,11 @@ from mnist_cnn.export import page as drawing
 from mnist_cnn.export.page_network import page_network
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.evaluate import ClassScore
-from mnist_cnn.report import figures
+from mnist_cnn.report import document, figures
+from mnist_cnn.report.hidden_map import HiddenMap, draw, hidden_map
 from mnist_cnn.report.run import Run
+
+_CHARTS = ("accuracy.png", "loss.png", "confusion_matrix.png", "reliability.png")  # the other figures are of images
 
 
 def write_report(run: Run) -> dict[str, Any]:
@@ -28,53 +30,31 @@ def write_report(run: Run) -> dict[str, Any]:
         "loss.png": figures.curves(run.history, "loss"),
         "confusion_matrix.png": figures.confusion_matrix(run.test),
         "mistakes.png": figures.mistakes(run.test, run.test_images),
+        "least_certain.png": figures.least_certain(run.test, run.test_images),
+        "reliability.png": figures.reliability(run.test),
         "training_samples.png": figures.samples(run.train_images, run.test.classes),
     }
     if run.augmented_images is not None:
         drawn["augmented_samples.png"] = figures.samples(run.augmented_images, run.test.classes)
+    if found_map := hidden_map(run.trained, run.test_images):
+        drawn["hidden_map.png"] = draw(found_map, run.test_images, run.test.classes)
     pngs = {name: figures.png(figure) for name, figure in drawn.items()}
     for name, png in pngs.items():
         write_file(folder / name, png)
     write_file(folder / "per_class.csv", _csv(ClassScore._fields, run.test.per_class).encode())
     # The name of a folder need not be Unicode.
-    write_file(folder / "index.html", page(run, pngs).encode("utf-8", "backslashreplace"))
+    write_file(folder / "index.html", page(run, pngs, found_map).encode("utf-8", "backslashreplace"))
     write_file(run.folder / "metrics.json", (json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n").encode())
     return metrics
 
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
-       max-width: 68rem; padding: 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
-h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
-section { margin: 2rem 0; }
-.pair { display: grid; gap: 2rem; margin: 2rem 0; }
-.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-.pair section { margin: 0; min-width: 0; }
-img { display: block; width: 100%; max-width: 34rem; height: auto; border-radius: .4rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-.facts td, .facts th { text-align: left; font-weight: normal; vertical-align: top; overflow-wrap: anywhere; }
-.facts th { color: var(--muted); white-space: nowrap; }
-.warning { background: var(--card); border-left: .4rem solid #d9730d; padding: .6rem 1rem; }
-pre { overflow-x: auto; background: var(--card); padding: .8rem; border-radius: .4rem;
-      font-size: .82rem; line-height: 1.4; }
-small { color: var(--muted); }
-@media (max-width: 30rem) { th, td { font-size: .85rem; padding-right: .4rem; } }
-"""
-
-
-def page(run: Run, pngs: dict[str, bytes]) -> str:
+def page(run: Run, pngs: dict[str, bytes], found_map: HiddenMap | None) -> str:
     """The report as one HTML page that contains its figures and loads nothing."""
     title = f"{run.trained.model} on {run.test.dataset}: {run.test.accuracy:.2%} test accuracy"
 
-    def image(name: str, alt: str, style: str = "") -> str:
-        return f'<img src="data:image/png;base64,{base64.b64encode(pngs[name]).decode()}" alt="{alt}"{style}>'
-
-    width = 34 * figures.confusion_inches(len(run.test.classes)) / 5
-    wide = f' style="width: {width:g}rem; max-width: none"' if width > 34 else ""  # many classes: scrolled, not shrunk
+    def image(name: str, alt: str, width: float = 0) -> str:
+        pictures = len(run.test_images.images[0]) == 3 and name not in _CHARTS  # in colour, so they are not inverted
+        return document.image(pngs[name], alt, "" if pictures else "drawn", width)
 
     facts = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
@@ -99,20 +79,10 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
         else ""
     )
     heading, field = _field(run)
-    script = f"<script>{field.script}</script>" if field.script else ""
+    width = 34 * figures.confusion_inches(len(run.test.classes)) / 5  # many classes: scrolled, not shrunk
     wrong = run.test.total - run.test.correct
     versions = ", ".join(f"{html.escape(name)} {html.escape(number)}" for name, number in run.trained.versions.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{drawing.policy(field.script)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{field.style}{_STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
+    body = f"""\
 {warning}
 <section><table class="facts">{facts}</table></section>
 <section><h2>{heading}</h2>
@@ -125,7 +95,7 @@ def page(run: Run, pngs: dict[str, bytes]) -> str:
 validation curves are measured at the end of each epoch, so they can look better.</small></section>
 <div class="pair">
 <section><h2>Confusion matrix (test images)</h2>
-<div class="wide">{image("confusion_matrix.png", "confusion matrix on the test images", wide)}</div></section>
+<div class="wide">{image("confusion_matrix.png", "confusion matrix on the test images", width)}</div></section>
 <section><h2>Results by class (test images)</h2><div class="wide"><table>
 <tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>{classes}</table></div>
 <p>Macro F1 {run.test.macro_f1:.2%}. Expected calibration error {run.test.calibration_error:.4f}.</p></section>
@@ -135,17 +105,48 @@ validation curves are measured at the end of each epoch, so they can look better
 <p><small>True class → predicted class and its probability; {min(wrong, figures.MISTAKES)} of {wrong:,}
 mistakes.</small></p>
 {image("mistakes.png", "misclassified test images with the highest probability")}</section>
+{_least_certain(run, image)}
+</div>
+<div class="pair">
+{_reliability(run, image)}
+{_hidden_map(found_map, image)}
+</div>
+<div class="pair">
 <section><h2>Training images</h2>
 <p><small>The first {min(len(run.train_images), figures.SAMPLES)} of {len(run.train_images):,}.</small></p>
 {image("training_samples.png", "training images with their classes")}</section>
-</div>
 {augmented}
+</div>
 <section><h2>Network</h2><pre>{html.escape(run.trained.network.summary())}</pre></section>
-<section><h2>Configuration</h2><pre>{html.escape(run.settings)}</pre><small>{versions}</small></section>
-{script}
-</body>
-</html>
-"""
+<section><h2>Configuration</h2><pre>{html.escape(run.settings)}</pre><small>{versions}</small></section>"""
+    return document.document(title, body, field.style, field.script)
+
+
+def _least_certain(run: Run, image: Callable[[str, str], str]) -> str:
+    shown = run.test.least_certain(figures.LEAST_CERTAIN)
+    wrong = sum(answer.true != answer.predicted for answer in shown)
+    return f"""<section><h2>Least certain (test images)</h2>
+<p><small>The {len(shown)} answers with the lowest probability; {wrong} of them are wrong: true class → answer, in
+orange.</small></p>
+{image("least_certain.png", "the test images whose answers have the lowest probability")}</section>"""
+
+
+def _reliability(run: Run, image: Callable[[str, str], str]) -> str:
+    return f"""<section><h2>Reliability (test images)</h2>
+<p><small>How often answers of each probability are right. Above the dashed line the network is more often right than it
+says, below it less often; a bar of few images says little. Expected calibration error
+{run.test.calibration_error:.4f}.</small></p>
+{image("reliability.png", "share of right answers by their probability, and number of images")}</section>"""
+
+
+def _hidden_map(found: HiddenMap | None, image: Callable[[str, str], str]) -> str:
+    if found is None:
+        return ""
+    return f"""<section><h2>Map of the last hidden layer</h2>
+<p><small>The first {len(found.points):,} test images by what {html.escape(found.layer)} gets, {found.values:,} values
+each, on their first two principal components (PCA), which hold {found.explained:.0%} of the variance: images that lie
+apart differ, and those that lie together may differ in what is not shown. The colour is the true class.</small></p>
+{image("hidden_map.png", "test images at their place on the first two principal components")}</section>"""
 
 
 def _field(run: Run) -> tuple[str, drawing.Field]:
@@ -154,7 +155,7 @@ def _field(run: Run) -> tuple[str, drawing.Field]:
         network = page_network(run.trained)
     except CheckpointError as error:
         reason = f"<p>There is no field to draw in here: {html.escape(str(error))}</p>\n"
-        return "Draw a digit", drawing.Field(drawing.style(), reason, "")
+        return "Draw a digit", drawing.Field("", reason, "")
     return drawing.title(network), drawing.field(network)
 
 

@@ -25,12 +25,12 @@ _MOST_CLASSES = 12  # with a bar each; of more classes, the ten most probable on
 _LARGE, _SMALL = 480, 160  # pixels: the longer side of the picture, and of a digit that is cut out of it
 
 _STYLE = """
-.steps { display: flex; flex-wrap: wrap; gap: 1.25rem; margin: 1rem 0; }
+.steps { display: flex; flex-wrap: wrap; gap: 1rem clamp(.6rem, 2vw, 1.25rem); margin: 1rem 0; }
 figure { margin: 0; max-width: 100%; }
-figcaption { color: var(--quiet); font-size: .85rem; line-height: 1.35; margin-top: .4rem; }
-.steps figcaption { max-width: 10rem; }
+figcaption { color: var(--muted); font-size: .85rem; line-height: 1.35; margin-top: .4rem; }
+.steps figcaption { max-width: clamp(6rem, 27vw, 10rem); }
 .steps img { width: auto; max-width: 100%; max-height: 14rem; }
-.steps .pixels { width: 10rem; height: 10rem; object-fit: contain; background: #000; }
+.steps .pixels { width: clamp(6rem, 27vw, 10rem); aspect-ratio: 1; object-fit: contain; background: #000; }
 .pixels { image-rendering: pixelated; max-width: none; }
 .boxed { position: relative; width: fit-content; }
 .boxed img { background: repeating-conic-gradient(#c9ced4 0 25%, #dfe3e8 0 50%) 0 0 / 1rem 1rem; }
@@ -40,10 +40,10 @@ figcaption { color: var(--quiet); font-size: .85rem; line-height: 1.35; margin-t
 .bars { width: 100%; max-width: 26rem; }
 .bars th, .bars td { border: 0; padding: .1rem .6rem .1rem 0; font-weight: normal; white-space: nowrap; }
 .bars td:nth-child(2) { width: 100%; }
-.bars span { display: block; height: .9rem; background: var(--quiet); border-radius: 1px; min-width: 1px; }
+.bars span { display: block; height: .9rem; background: var(--muted); border-radius: 1px; min-width: 1px; }
 .bars .best { font-weight: bold; }
 .bars .best th, .bars .best td { font-weight: bold; }
-.bars .best span { background: var(--blue); }
+.bars .best span { background: var(--accent); }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
 .maps figure { width: auto; }
 summary { cursor: pointer; }
@@ -177,8 +177,8 @@ def _one_digit(trained: TrainedNetwork, digits: Sequence[Digit], index: int, pla
 <section><h2>{heading.format("the answer")}</h2>{_bars(digit)}</section>
 <section><h2>{heading.format("what would change the answer")}</h2>{_saliency(trained, digit, x)}</section>
 </div>
-<section><details{"" if index else " open"}><summary><h2>{heading.format("feature maps")}</h2></summary>{_maps(maps)}</details>
-</section>"""
+<section><details{"" if index else " open"}><summary><h2>{heading.format("feature maps")}</h2></summary>
+{_maps(maps)}</details></section>"""
 
 
 def _bars(digit: Digit) -> str:
