@@ -21,7 +21,6 @@ STANDS_ON: dict[str, set[str]] = {
     "network": set(),
     "data": set(),
     "inference": {"network", "data"},
-    "export": {"inference", "network", "data"},
     "report": {"inference", "network", "data", "export"},
     "keras": {"inference", "network", "data"},
     "export": {"inference", "network", "data"},
