@@ -1,10 +1,11 @@
 """`mnist-cnn evaluate`: measures a trained network."""
 
 import argparse
+import sys
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, data_files
-from mnist_cnn.errors import DataError, one_line, unicode_text
+from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, data_files, file_path
+from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 try:
@@ -25,15 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tta", action="store_true", help="also average each image's answers over nine views, shifted by up to a pixel"
     )
+    parser.add_argument(
+        "--gif", metavar="FILE.gif", type=file_path,
+        help="write an animation: the first images being recognised one after another, then the first mistakes",
+    )  # fmt: skip
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
         from mnist_cnn.data.datasets import MissingFilesError
+        from mnist_cnn.files import check_is_new, write_file
         from mnist_cnn.inference import checkpoint
         from mnist_cnn.inference.evaluate import VIEWS, evaluate, images_for
 
+    if options.gif:
+        if options.gif.suffix.lower() != ".gif":
+            raise ConfigError(f"--gif {options.gif}: the animation is a GIF; name it {options.gif.stem}.gif")
+        check_is_new(options.gif)
     file, trained = checkpoint.load_kept(options.checkpoint)
     files = data_files(options, options.data or trained.dataset)
     name = files.name
@@ -44,6 +54,11 @@ def run(options: argparse.Namespace) -> int:
         way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
         raise DataError(f"{error}\n  - {way_out}") from None
     result = evaluate(trained, images, name, options.split)
+    if options.gif:
+        from mnist_cnn.report.recognition import recognition
+
+        write_file(options.gif, recognition(result, images, trained.model), replace=False)
+        print(f"the animation is in {one_line(options.gif)}", file=sys.stderr)
     views = evaluate(trained, images, name, options.split, VIEWS) if options.tta else None
     if options.json:
         averaged = {"tta": {"views": len(VIEWS), "accuracy": views.accuracy, "loss": views.loss}} if views else {}
