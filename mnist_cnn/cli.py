@@ -83,3 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_arguments(added)
         added.set_defaults(run=command.run)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

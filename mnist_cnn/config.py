@@ -174,10 +174,9 @@ class Config:
                 _require(value is None or isinstance(value, str), "distill.from", value, "it must name a checkpoint")
             else:
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
-                most = 1 if key == "weight" else 1000
-                _require(
-                    is_number and 0 < value <= most, f"distill.{key}", value, f"it must be above 0, at most {most}"
-                )
+                fits = is_number and (0 < value <= 1 if key == "weight" else 0.1 <= value <= 1000)
+                why = "it must be above 0, at most 1" if key == "weight" else "it must lie between 0.1 and 1000"
+                _require(fits, f"distill.{key}", value, why)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values under the keys of the command line."""

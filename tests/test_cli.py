@@ -82,6 +82,7 @@ def test_another_data_set_can_be_evaluated(
     ("arguments", "status", "says"),
     [
         (["evaluate", "nothing.ckpt"], 1, "nothing.ckpt: no such file or folder"),
+        (["evaluate", ""], 2, "the path of the checkpoint is empty"),
         (["evaluate", "."], 1, "not a run folder"),
         (["evaluate", "RUN", "--data", "cifar10"], 1, "the network takes 1×28×28"),
         (
@@ -125,8 +126,10 @@ def test_help_lists_every_command_with_its_purpose(capsys: pytest.CaptureFixture
     assert listed == re.findall(r"[a-z-]+", refusal.partition("choose from")[2])
 
 
-def test_the_module_is_the_command_and_help_needs_no_torch() -> None:
-    program = "import sys; sys.argv = ['mnist-cnn', '--help']; import runpy\ntry: runpy.run_module('mnist_cnn')\n"
+@pytest.mark.parametrize("module", ["mnist_cnn", "mnist_cnn.cli"])
+def test_the_module_is_the_command_and_help_needs_no_torch(module: str) -> None:
+    program = "import sys; sys.argv = ['mnist-cnn', '--help']; import runpy\n"
+    program += f"try: runpy.run_module('{module}', run_name='__main__')\n"
     program += "except SystemExit: pass\nassert 'torch' not in sys.modules"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert said.returncode == 0

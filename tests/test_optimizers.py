@@ -85,6 +85,7 @@ def step_lr(size: Any) -> tuple[str, ...]:
     return f"+scheduler._target_={LR}.StepLR", f"+scheduler.step_size={size}", "+scheduler.gamma=0.5"
 
 
+SWA = "lightning.pytorch.callbacks.StochasticWeightAveraging"
 NO_ARGUMENTS = ("~optimizer.betas", "~optimizer.eps")
 
 
@@ -130,7 +131,16 @@ class NoClosure(torch.optim.SGD):
         (("+optimizer._args_=[1]",), "optimizer._args_=[1]: KerasAdam takes no such argument"),
         (("scheduler=cosine", "scheduler.interval=stepp"), "scheduler.interval=stepp: not one of epoch, step. Did you"),
         (("scheduler=cosine", "+scheduler.frequency=x"), "scheduler.frequency=x: it must be a whole number"),
-        (("scheduler=cosine", "scheduler.T_max=0"), "scheduler (torch.optim.lr_scheduler.CosineAnnealingLR): "),
+        (("scheduler=cosine", "scheduler.T_max=0"), "scheduler.T_max=0: it must be above 0"),
+        (("scheduler=onecycle", "scheduler.max_lr=-1"), "scheduler.max_lr=-1: it must be above 0"),
+        (("scheduler=onecycle", "scheduler.max_lr=[-1]"), "scheduler.max_lr=[-1]: it must be above 0"),
+        (("scheduler=onecycle", "scheduler.pct_start=nan"), "scheduler.pct_start=nan: it must be a number"),
+        (("optimizer=sgd", "optimizer.momentum=nan"), "optimizer.momentum=nan: it must be a number"),
+        (("scheduler=onecycle", "scheduler.pct_start=1.0"), "scheduler.pct_start=1.0: OneCycleLR divides by zero"),
+        (
+            (f"+callbacks.x._target_={SWA}", "+callbacks.x.swa_lrs=0.1"),
+            "callbacks.x: Lightning's StochasticWeightAveraging sets the average only after the last checkpoint",
+        ),
         ((*step_lr("x"),), "scheduler (torch.optim.lr_scheduler.StepLR): "),
         ((f"+scheduler._target_={LR}.ReduceLROnPlateau",), "scheduler.monitor is missing"),
         (("scheduler=cosine", "+scheduler.gamma=2"), "scheduler.gamma=2: CosineAnnealingLR takes no such argument"),
@@ -145,6 +155,31 @@ def test_a_wrong_argument_is_one_line_that_names_its_key_before_anything_is_made
     assert says in outcome.err
     assert len(outcome.err[outcome.err.index("error: ") :].strip().splitlines()) == 1
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["scheduler.total_steps=5"], "planned for 5 steps, but moves the rate 22 times in this run"),
+        (["scheduler.total_steps=1", "scheduler.interval=epoch"], "planned for 1 steps, but moves the rate 2 times"),
+        (["+trainer.limit_train_batches=2"], "scheduler.pct_start=0.25: OneCycleLR divides by zero"),  # 4 steps
+    ],
+    ids=str,
+)
+def test_a_schedule_that_the_run_can_not_follow_to_its_end_is_refused(settings: list[str], says: str) -> None:
+    outcome = train_command(
+        "model=mlp", "data=digits", "trainer=cpu", "trainer.max_epochs=2", "scheduler=onecycle", *settings
+    )
+    assert outcome.status == 2
+    assert says in outcome.err
+    assert "Traceback" not in outcome.err
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.001, 0.02])
+def test_a_short_rise_is_refused_only_where_it_is_one_step_of_this_very_run(fraction: float) -> None:
+    settings = (f"scheduler.pct_start={fraction}", "trainer.max_epochs=1", "data=digits", "model=mlp", "trainer=cpu")
+    assert train_command(*settings, "scheduler=onecycle").status == 0
 
 
 def rates(name: str, steps: int, peak: float) -> list[float]:

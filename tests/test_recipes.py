@@ -76,9 +76,17 @@ def test_before_the_average_begins_the_weights_themselves_are_validated_and_kept
     outcome = train_command(*QUICK, *settings, "run_dir=later")
     assert outcome.status == 0, outcome.err
     assert "mean over the steps" not in outcome.out
+    assert "note: the average begins with epoch 99, but epoch 2 is the last of the run, so it has no" in outcome.err
     plain, later = weights(Path("plain")), weights(Path("later"))
     assert all(torch.equal(value, later[key]) for key, value in plain.items())
     assert metrics(Path("plain"))["history"] == metrics(Path("later"))["history"]
+
+
+def test_a_dropout_schedule_without_dropout_is_a_note() -> None:
+    note = "note: there is a schedule for dropout, but the network has no dropout layer"
+    settings = ("data=digits", "trainer=cpu", "trainer.max_epochs=1", "callbacks=dropout_schedule")
+    assert note in train_command(*settings, "model=mlp").err
+    assert note not in train_command(*settings, "model.layers=[Flatten,{Dropout:{rate:0.5}},{Dense:{units:10}}]").err
 
 
 def test_averages_are_the_same_whether_steps_are_taken_together_or_one_by_one() -> None:
@@ -161,6 +169,7 @@ def test_a_teacher_is_in_no_checkpoint_and_changes_what_is_learnt() -> None:
         (("distill.from=",), "distill.from=: name a path"),
         (("distill.weight=2",), "distill.weight=2"),
         (("distill.temperature=0",), "distill.temperature=0"),
+        (("distill.temperature=1e-30",), "distill.temperature=1e-30: it must lie between 0.1 and 1000"),
         (("+distill.form=x",), "distill.form"),
     ],
 )
@@ -191,7 +200,10 @@ def test_a_strangers_run_folder_does_not_choose_a_teacher_by_itself() -> None:
     assert train_command(*QUICK, "seed=5", "run_dir=other").status == 0
     another = train_command("resume=taught", "trainer.max_epochs=4", "distill.from=other")
     assert another.status == 2
-    assert "distill.sha256 can't be changed" in another.err
+    assert train_command(*QUICK, "run_dir=alone").status == 0
+    taught = train_command("resume=alone", "trainer.max_epochs=3", "distill.from=other")
+    assert "distill.from can't be changed when a run is resumed (it had none)" in taught.err
+    assert "distill.from can't be changed" in another.err
 
 
 def test_the_teacher_of_a_resumed_run_is_the_file_that_was_read_even_if_the_best_one_is_damaged() -> None:
@@ -205,7 +217,7 @@ def test_the_teacher_of_a_resumed_run_is_the_file_that_was_read_even_if_the_best
     (kept / "last.ckpt").write_bytes(Path("other/checkpoints/last.ckpt").read_bytes())
     another = train_command("resume=taught", "trainer.max_epochs=3", "distill.from=teacher")
     assert another.status == 2
-    assert "distill.sha256 can't be changed" in another.err
+    assert "distill.from can't be changed" in another.err
 
 
 # --- weight decay -----------------------------------------------------------------------------------------------
@@ -250,6 +262,12 @@ def test_the_course_of_dropout_keeps_a_resumed_run_from_being_longer() -> None:
     assert "trainer.max_epochs can't be changed" in outcome.err
 
 
+def test_an_infinite_factor_of_dropout_is_refused() -> None:
+    outcome = train_command(*QUICK, "callbacks=dropout_schedule", "callbacks.dropout_schedule.start=inf")
+    assert outcome.status == 2
+    assert "callbacks.dropout_schedule.start=inf: start and end must be finite numbers of at least 0" in outcome.err
+
+
 # --- no validation images ---------------------------------------------------------------------------------------
 
 
@@ -257,6 +275,9 @@ def test_without_validation_images_all_are_trained_on_and_the_last_epoch_counts(
     outcome = train_command(*QUICK, "data.val_fraction=0", "run_dir=run")
     assert outcome.status == 0, outcome.err
     assert "the last one: there are no validation images to choose by" in outcome.out
+    page = re.sub(r"data:image[^\"]*", "", Path("run/report/index.html").read_text())
+    assert "validation curves" not in page
+    assert "training and validation" not in page
     found = json.loads(Path("run/metrics.json").read_text())
     assert (found["val/accuracy"], found["val/loss"], found["best_epoch"]) == (None, None, 2)
     best, last = weights(Path("run"), "best"), weights(Path("run"), "last")

@@ -27,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--architecture",
-        metavar="MODEL.json",
+        metavar="FILE",
         type=file_path,
-        help="the model's architecture, if MODEL has weights only",
+        help="the model's architecture, if MODEL has weights only: the JSON of model.to_json(), or a YAML file with a "
+        "list of layers, such as those in conf/model",
     )
     parser.add_argument(
         "--data-root", default="data", metavar="FOLDER", help="the folder of the image files used for the guess (data)"

@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +119,7 @@ def find(path: str | Path) -> Path:
     """The checkpoint that is meant: a file, the best checkpoint of a run folder, or a network in the box by its name.
 
     Only a `str` may be such a name, and a file or folder of this name takes precedence. CheckpointError if nothing is
-    found.
+    found, ConfigError if the path is empty.
     """
     return _candidates(path)[0]
 
@@ -189,7 +190,7 @@ def trained_network(content: Mapping[str, Any], file: Path) -> TrainedNetwork:
 def _candidates(path: str | Path) -> list[Path]:
     """The file that `find` describes, or the checkpoints of a run folder, the best one first."""
     if not str(path):
-        raise CheckpointError("the path of the checkpoint is empty.")
+        raise ConfigError("the path of the checkpoint is empty.")
     name, path = path, Path(path)
     try:
         path.stat()
@@ -204,7 +205,7 @@ def _candidates(path: str | Path) -> list[Path]:
             hint = did_you_mean(name, box.names())
         raise CheckpointError(f"{one_line(path)}: {reason}.{hint}") from error
     if isinstance(name, str) and name in box.names():  # not for a Path: the box need not be readable
-        print(f"note: {name} is taken from this folder, not from the box ({box.BOX / f'{name}.ckpt'})", file=sys.stderr)
+        _say_taken_from_here(name, path.absolute())
     if not path.is_dir():
         return [path]
     kept = [path / "checkpoints" / name for name in _KEPT]
@@ -212,6 +213,12 @@ def _candidates(path: str | Path) -> list[Path]:
     if not found:
         raise CheckpointError(f"{one_line(path)}: not a run folder; it has no checkpoints/{_KEPT[0]}.")
     return found
+
+
+@cache
+def _say_taken_from_here(name: str, path: Path) -> None:
+    """Once for each path, however often it is looked for."""
+    print(f"note: {name} is taken from this folder, not from the box ({box.BOX / f'{name}.ckpt'})", file=sys.stderr)
 
 
 def _trained_network(content: Mapping[str, Any]) -> TrainedNetwork:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mnist_cnn.errors import KerasFileError, missing_package
 from mnist_cnn.files import open_regular, read_regular
 from mnist_cnn.keras import arrays as reader
+from mnist_cnn.network.arguments import show
 
 Array = NDArray[np.float32]
 
@@ -45,10 +46,10 @@ class KerasFile:
         return {"1": 1, "2": 2}.get(self.version[:1], 3)
 
 
-def read(path: Path, architecture: Path | None = None) -> KerasFile:
+def read(path: Path, architecture: Path | None = None, weights_only: bool = False) -> KerasFile:
     """Read a file, with its configuration from the JSON file `architecture` if that is given.
 
-    KerasFileError says why a file can't be used.
+    With `weights_only` it needs none, and has none. KerasFileError says why a file can't be used.
     """
     _check_kind(path)
     if find_spec("h5py") is None:
@@ -58,12 +59,15 @@ def read(path: Path, architecture: Path | None = None) -> KerasFile:
     root = attributes.get("", {})
     written = root | attributes.get("model_weights", {})
     metadata = header.get("metadata", {})
-    config = header.get("config") or _json(path, root.get("model_config"), "model_config")
-    if architecture is not None:
+    by_layer = _by_layer(path, attributes, arrays, header["others"])
+    by_path = {key.replace("\\", "/"): array for key, array in arrays.items()}
+    config = {} if weights_only else header.get("config") or _json(path, root.get("model_config"), "model_config")
+    if architecture is not None and not weights_only:
         config = _read_json(architecture)
-    if not config:
+    if not config and not weights_only:
         raise KerasFileError(
-            f"{path}: it has weights only; name the JSON file that model.to_json() wrote: --architecture JSON"
+            f"{path}: it has weights only; name its layers with --architecture FILE: the JSON that model.to_json() "
+            f"wrote, or a YAML list as in conf/model. Its weights: {shapes(by_layer, by_path)}."
         )
     if not isinstance(config, dict) or not isinstance(metadata, dict):
         raise KerasFileError(f"{architecture or path}: its configuration is not that of a Keras model.")
@@ -79,8 +83,26 @@ def read(path: Path, architecture: Path | None = None) -> KerasFile:
         version=_text(version) or "1",
         backend=_text(backend),
         training=training if isinstance(training, dict) else {},
-        by_layer=_by_layer(path, attributes, arrays, header["others"]),
-        by_path={key.replace("\\", "/"): array for key, array in arrays.items()},
+        by_layer=by_layer,
+        by_path=by_path,
+    )
+
+
+def shapes(by_layer: list[tuple[str, list[Array]]] | None, by_path: Mapping[str, Array]) -> str:
+    """The weights of each layer in words: `conv2d_1 (3×3×1×32, 32), dense_1 (5408×10, 10)`."""
+    found = dict(by_layer or ())
+    if by_layer is None:
+        for path in sorted(by_path):
+            layer = (
+                re.sub(r"(/vars)?/[^/]*$", "", path)
+                .removeprefix("layers/")
+                .removeprefix("_layer_checkpoint_dependencies/")
+            )
+            found.setdefault(layer, []).append(by_path[path])
+    return ", ".join(
+        f"{layer} ({', '.join(show(array.shape) or 'a number' for array in arrays)})"
+        for layer, arrays in found.items()
+        if arrays
     )
 
 

@@ -18,6 +18,7 @@ from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.keras import file as keras_file
 from mnist_cnn.keras.convert import Converted, convert
 from mnist_cnn.keras.file import KerasFile
+from mnist_cnn.keras.layer_list import SUFFIXES, as_model, read_list
 from mnist_cnn.keras.load_weights import load_weights
 from mnist_cnn.keras.model_config import KerasLayer, parse
 from mnist_cnn.network import Network, build_network
@@ -45,6 +46,9 @@ SCALINGS = {
 MAX_OUTPUT = 2**20
 # Enough for digits and letters in both cases; a model with more outputs is not a classifier of characters.
 MAX_CLASSES = 100
+
+# What says which layers a model has: its configuration, or a list of layers of this project.
+Architecture = KerasLayer | list[Any]
 
 
 class Trial(NamedTuple):
@@ -107,11 +111,13 @@ def import_model(
 ) -> Imported:
     """Import a `.keras` or HDF5 file. Without a `scaling`, the one that suits the model best on `images` is taken.
 
+    `architecture` is the JSON of a model, or a YAML file with a list of layers; it goes before what the file says.
     KerasFileError names the file, the layer and what is not supported.
     """
-    file = keras_file.read(path, architecture)
+    layers = read_list(architecture) if architecture and architecture.suffix in SUFFIXES else None
+    file = keras_file.read(path, architecture, weights_only=layers is not None)
     try:
-        model = parse(file.config)
+        model = parse(file.config) if layers is None else layers
         if scaling is not None:
             return _import(file, model, scaling)
         assert images is not None, "without a scaling, images are needed to guess it"
@@ -120,7 +126,7 @@ def import_model(
         raise KerasFileError(f"{path}: {error}") from error
 
 
-def _guess(file: KerasFile, model: KerasLayer, images: Images) -> Imported:
+def _guess(file: KerasFile, model: Architecture, images: Images) -> Imported:
     candidates = [_import(file, model, scaling) for scaling in SCALINGS]
     if candidates[0].trained.network.input_shape[0] != images.images.shape[1]:
         return candidates[0]
@@ -141,9 +147,12 @@ def _guess(file: KerasFile, model: KerasLayer, images: Images) -> Imported:
     return replace(chosen, trials=trials, tried_on=len(images))
 
 
-def _import(file: KerasFile, model: KerasLayer, scaling: str) -> Imported:
+def _import(file: KerasFile, architecture: Architecture, scaling: str) -> Imported:
     chosen = SCALINGS[scaling]
-    converted = convert(model, file.keras_major, chosen.layers)
+    if isinstance(architecture, KerasLayer):
+        model, converted = architecture, convert(architecture, file.keras_major, chosen.layers)
+    else:
+        model, converted = as_model(architecture, chosen.layers)
     notes = [*converted.notes]
     network = _built(converted)
     if network.largest_output > MAX_OUTPUT:

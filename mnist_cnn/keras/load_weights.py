@@ -7,7 +7,7 @@ import torch
 
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.keras.convert import Converted
-from mnist_cnn.keras.file import Array, KerasFile
+from mnist_cnn.keras.file import Array, KerasFile, shapes
 from mnist_cnn.keras.model_config import CONTAINERS, KerasLayer, snake_case
 from mnist_cnn.keras.weights import Variable, variables
 from mnist_cnn.network import Network
@@ -51,7 +51,8 @@ def _by_order(file: KerasFile, model: KerasLayer, variables_of: VariablesOf) -> 
             with_weights.append((layer, pairs))
     if len(stored) != len(with_weights):
         raise ConfigError(
-            f"{len(with_weights)} of its layers have weights, but the file has weights for {len(stored)}."
+            f"{len(with_weights)} of its layers have weights, but the file has weights for {len(stored)}: "
+            f"{shapes(file.by_layer, file.by_path)}."
         )
     for (name, arrays), (layer, pairs) in zip(stored, with_weights, strict=True):
         if file.keras_major == 1 and len(arrays) == 12 and layer.kind == "LSTM":
@@ -96,7 +97,10 @@ def _by_path(file: KerasFile, model: KerasLayer, parent: str, variables_of: Vari
                     yield layer, variable, file.by_path[key]
                 break
         else:
-            raise ConfigError(f"{layer}: its {len(expected)} weights are not in the file, or not as real numbers.")
+            raise ConfigError(
+                f"{layer}: its {len(expected)} weights are not in the file, or not as real numbers. The file has "
+                f"{shapes(file.by_layer, file.by_path)}."
+            )
 
 
 def _groups(file: KerasFile, parent: str) -> list[str]:

@@ -31,7 +31,8 @@ class KerasLayer:
     """A layer of the configuration, or a model with `layers` of its own, in the order of the file.
 
     `config` has the layer's arguments and the shape that it was built for. In a Functional model, `calls` has the
-    inputs of each use of the layer; `inputs` and `outputs` are those of such a model.
+    inputs of each use of the layer; `inputs` and `outputs` are those of such a model. `place` is the position in a list
+    of layers of this project, if the layer comes from one.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class KerasLayer:
     calls: list[list[Tensor]] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
+    place: int | None = None
 
     def leaves(self) -> Iterator["KerasLayer"]:
         """The layers in it, at any depth, that are not models."""
@@ -50,7 +52,7 @@ class KerasLayer:
             yield from layer.leaves()
 
     def __str__(self) -> str:
-        return f"layer {self.kind} '{self.name}'"
+        return f"layer {self.kind} '{self.name}'" if self.place is None else f"layer {self.place} ({self.kind})"
 
 
 def parse(config: Any, depth: int = 0) -> KerasLayer:

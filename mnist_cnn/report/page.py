@@ -80,6 +80,10 @@ def page(run: Run, pngs: dict[str, bytes], found_map: HiddenMap | None) -> str:
     )
     heading, field = _field(run)
     width = 34 * figures.confusion_inches(len(run.test.classes)) / 5  # many classes: scrolled, not shrunk
+    curves = "training and validation" if run.val else "training"
+    validation = (
+        " The validation curves are measured at the end of each epoch, so they can look better." if run.val else ""
+    )
     wrong = run.test.total - run.test.correct
     versions = ", ".join(f"{html.escape(name)} {html.escape(number)}" for name, number in run.trained.versions.items())
     body = f"""\
@@ -88,11 +92,11 @@ def page(run: Run, pngs: dict[str, bytes], found_map: HiddenMap | None) -> str:
 <section><h2>{heading}</h2>
 {field.markup}</section>
 <div class="pair">
-<section><h2>Accuracy by epoch</h2>{image("accuracy.png", "accuracy by epoch, training and validation")}</section>
-<section><h2>Loss by epoch</h2>{image("loss.png", "loss by epoch, training and validation")}</section>
+<section><h2>Accuracy by epoch</h2>{image("accuracy.png", f"accuracy by epoch, {curves}")}</section>
+<section><h2>Loss by epoch</h2>{image("loss.png", f"loss by epoch, {curves}")}</section>
 </div>
-<section><small>The training curves are averages over each epoch, while the weights change and any dropout is on. The
-validation curves are measured at the end of each epoch, so they can look better.</small></section>
+<section><small>The training curves are averages over each epoch, while the weights change and any dropout is
+on.{validation}</small></section>
 <div class="pair">
 <section><h2>Confusion matrix (test images)</h2>
 <div class="wide">{image("confusion_matrix.png", "confusion matrix on the test images", width)}</div></section>

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 
 from mnist_cnn import machine
@@ -74,6 +74,11 @@ def check_settings(config: Config) -> None:
     # A callback of the user's own may log further metrics.
     only_known = all(callback.__module__.startswith(("lightning.", "mnist_cnn.")) for callback in callbacks.values())
     for name, callback in callbacks.items():
+        if issubclass(callback, StochasticWeightAveraging):  # and fails where there is batch normalisation
+            raise ConfigError(
+                f"callbacks.{name}: Lightning's {callback.__name__} sets the average only after the last checkpoint is "
+                "written, so no result would come from it; take callbacks=swa."
+            )
         arguments, wanted = config.callbacks[name], f"{RUN_DIR}/checkpoints"
         if issubclass(callback, BestAndLast) and arguments.get("dirpath") != wanted:
             raise ConfigError(f"callbacks.{name}.dirpath can't be changed: the run's results are read from {wanted}.")

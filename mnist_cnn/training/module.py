@@ -16,7 +16,7 @@ from mnist_cnn.data.datamodule import Batch
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import Network
 from mnist_cnn.training.loss import TrainingLoss
-from mnist_cnn.training.optimizers import KERAS_ADAM, build_optimizer, build_scheduler
+from mnist_cnn.training.optimizers import KERAS_ADAM, build_optimizer, build_scheduler, check_length
 
 
 class Classifier(pl.LightningModule):
@@ -101,6 +101,7 @@ class Classifier(pl.LightningModule):
         scheduler = build_scheduler(self.scheduler_target, optimizer, self.total_steps)
         if scheduler is None:
             return optimizer
+        check_length(scheduler, self.total_steps, self.trainer.max_epochs or 1)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}  # type: ignore[return-value]  # a plain dictionary
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

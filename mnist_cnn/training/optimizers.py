@@ -13,6 +13,8 @@ from mnist_cnn.config import Config, require_one_of, written
 from mnist_cnn.errors import ConfigError, flat
 from mnist_cnn.training.targets import class_of, make
 
+# Arguments of schedulers that must be above 0.
+_POSITIVE = ("max_lr", "T_max", "step_size")
 # Arguments for Lightning, not for the scheduler: when it moves the rate, and by which metric.
 _FOR_LIGHTNING = ("interval", "frequency", "monitor")
 
@@ -88,7 +90,34 @@ def build_scheduler(target: Mapping[str, Any], optimizer: Optimizer, steps: int)
     frequency = for_lightning.get("frequency", 1)
     if isinstance(frequency, bool) or not isinstance(frequency, int) or frequency < 1:
         raise ConfigError(f"scheduler.frequency={frequency}: it must be a whole number of at least 1.")
+    _check_schedule(arguments)
     return {"scheduler": make(arguments, "scheduler", LRScheduler, optimizer), **for_lightning}
+
+
+def check_length(built: Mapping[str, Any], steps: int, epochs: int) -> None:
+    """Raise ConfigError if a scheduler that `build_scheduler` made ends before a run of so many steps and epochs."""
+    planned = getattr(built["scheduler"], "total_steps", None)  # of OneCycleLR, which fails once they are over
+    moves = (steps if built.get("interval") == "step" else epochs) // built.get("frequency", 1)
+    if isinstance(planned, int) and planned < moves:
+        raise ConfigError(
+            f"scheduler: it is planned for {planned:,} steps, but moves the rate {moves:,} times in this run; "
+            "scheduler.total_steps=total_steps gives it as many as the run has."
+        )
+
+
+def _check_schedule(arguments: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what torch takes, and then fails at or trains with."""
+    for key in _POSITIVE:
+        values = arguments.get(key, [])
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, int | float) and value <= 0:
+                raise ConfigError(f"{written(f'scheduler.{key}', arguments[key])}: it must be above 0.")
+    rising, steps = arguments.get("pct_start"), arguments.get("total_steps")
+    if isinstance(rising, float) and isinstance(steps, int) and (rising * steps == 1 or rising == 1):
+        raise ConfigError(
+            f"{written('scheduler.pct_start', rising)}: OneCycleLR divides by zero where the rate rises in exactly one "
+            "step, or in all of them; take a slightly different value."
+        )
 
 
 def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
@@ -104,7 +133,7 @@ def check_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> None:
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
     optimizer = build_optimizer(config.optimizer, copies)
-    built = build_scheduler(config.scheduler, optimizer, steps=100)
+    built = build_scheduler(config.scheduler, optimizer, steps=997)  # a prime, of which no usual fraction is one step
     with_gradients: list[bool] = []
 
     def closure() -> float:

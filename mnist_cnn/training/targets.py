@@ -5,6 +5,7 @@ callbacks and loggers are targets.
 """
 
 import inspect
+import math
 from collections.abc import Mapping
 from importlib import import_module
 from types import NoneType, UnionType
@@ -57,6 +58,8 @@ def check(target: Mapping[str, Any], key: str, kind: type[T]) -> type[T]:
     parameters = inspect.signature(found).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name, value in _arguments(target).items():
+        if isinstance(value, float) and math.isnan(value):  # classes compare it with their limits, which finds nothing
+            raise ConfigError(f"{written(f'{key}.{name}', value)}: it must be a number.")
         if name in parameters:
             check_type(parameters[name], value, f"{key}.{name}")
         elif not takes_any:

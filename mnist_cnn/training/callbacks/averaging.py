@@ -1,5 +1,7 @@
 """Callbacks that are parts of a recipe: averaged weights, and dropout that grows from epoch to epoch."""
 
+import math
+import sys
 from itertools import chain
 from typing import Any
 
@@ -36,6 +38,14 @@ class AveragedWeights(WeightAveraging):
             self._average_model.to(trainer.strategy.root_device)
             # The count is read in every step; on a GPU each reading would wait until the step is computed.
             self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        last = trainer.max_epochs or 1
+        if self._first_epoch > last:
+            _note(
+                trainer, f"the average begins with epoch {self._first_epoch}, but epoch {last} is the last of the run"
+            )
 
     def follow(self, module: pl.LightningModule, step: int) -> None:
         """Take the weights after an optimiser step, counted from 1, into the average."""
@@ -90,18 +100,22 @@ class DropoutSchedule(Callback):
     """Moves the rate of every dropout layer in equal steps, from epoch to epoch.
 
     In the first epoch it is `start` times the rate of the layer, in the last `end` times that. ValueError if a factor
-    is negative.
+    is negative or infinite.
     """
 
     def __init__(self, start: float = 0.0, end: float = 1.0) -> None:
         for factor in (start, end):
-            if not factor >= 0:
-                raise ValueError("start and end must not be negative")
+            if not 0 <= factor < math.inf:
+                raise ValueError("start and end must be finite numbers of at least 0")
         self._start, self._end = start, end
         self._rates: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._rates = {name: module.p for name, module in _dropouts(pl_module)}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._rates:
+            _note(trainer, "there is a schedule for dropout, but the network has no dropout layer")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out for an epoch that is continued
@@ -111,6 +125,11 @@ class DropoutSchedule(Callback):
         factor = self._start + (self._end - self._start) * min(trainer.current_epoch / last, 1)
         for name, module in _dropouts(pl_module):
             module.p = min(self._rates[name] * factor, 1.0)
+
+
+def _note(trainer: pl.Trainer, what: str) -> None:
+    if trainer.is_global_zero:
+        print(f"note: {what}, so it has no effect.", file=sys.stderr)
 
 
 def _dropouts(module: nn.Module) -> list[tuple[str, nn.Dropout | nn.Dropout2d]]:

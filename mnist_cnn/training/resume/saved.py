@@ -10,9 +10,10 @@ import yaml
 
 from mnist_cnn.config import require_text
 from mnist_cnn.errors import ConfigError, flat, one_line
+from mnist_cnn.files import plain_yaml
 
 _NAME = "config.yaml"
-_MAX_BYTES, _MAX_EVENTS, _MAX_DEPTH = 2**18, 20_000, 40
+_MAX_BYTES = 2**18
 
 
 def read_saved(folder: str) -> dict[str, Any]:
@@ -69,16 +70,7 @@ for _name, _form in {
 def _plain_yaml(text: str) -> Any:
     if len(text) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=_PlainLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has aliases")
-        if getattr(event, "tag", None) is not None:
-            raise ValueError("it has tags")
-        if number > _MAX_EVENTS or depth > _MAX_DEPTH:
-            raise ValueError("it has more values, or deeper ones, than any run")
-    values = yaml.load(text, Loader=_PlainLoader)
+    values = plain_yaml(text, _PlainLoader)
     for path, value in leaves(values):
         require_text(path, value)
     return values

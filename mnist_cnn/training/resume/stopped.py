@@ -19,6 +19,8 @@ from mnist_cnn.training.optimizers import build_optimizer
 
 # Values in the groups of an optimiser's state that settings don't decide: KerasAdam moves eps, precision decides fused.
 _NOT_OF_SETTINGS = frozenset({"params", "eps", "fused"})
+# What stands for the teacher in the settings of a checkpoint.
+_TEACHER = "distill.sha256"
 _MOVED_BY_SCHEDULERS = frozenset({"lr", "betas", "momentum"})
 
 
@@ -139,7 +141,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     optional = {"data": own, "augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
     if teacher := config.distill["from"]:  # the file that is read counts, not where it lies
         digest = hashlib.sha256(checkpoint.load_kept(teacher)[0].read_bytes()).hexdigest()
-        optional["distill"] = {**config.distill, "from": None, "sha256": digest}
+        optional["distill"] = {_TEACHER.partition(".")[2]: digest, **config.distill, "from": None}
     for group, values in optional.items():
         settings |= {f"{group}.{key}": value for key, value in values.items() if value}
     for name, target in config.callbacks.items():
@@ -189,5 +191,7 @@ def _check_optimizer(config: Config, content: Mapping[str, Any], trained: Traine
 def cannot_change(run: str | None, key: str, before: Any) -> ConfigError:
     """The error for a setting that would make the resumed run another experiment."""
     was = "the saved run has other layers" if key == "model.layers" else f"it was {one_line(str(before), 60)}"
+    if key == _TEACHER:
+        key, was = "distill.from", f"the file had the SHA-256 {one_line(str(before), 12)}" if before else "it had none"
     was += ", and its schedule was planned for that" if key == "trainer.max_epochs" else ""
     return ConfigError(f"resume={run}: {key} can't be changed when a run is resumed ({was}); start a new run for that.")

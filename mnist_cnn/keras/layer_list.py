@@ -1,0 +1,79 @@
+"""Reads a list of layers of this project, such as a file of `conf/model`, for a Keras file that has weights only."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mnist_cnn.errors import KerasFileError, flat, one_line
+from mnist_cnn.files import plain_yaml, read_regular
+from mnist_cnn.keras.convert import Converted, Prepended
+from mnist_cnn.keras.model_config import MAX_LAYERS, KerasLayer
+from mnist_cnn.network import build_network
+from mnist_cnn.network.arguments import Shape, keras_shape
+
+SUFFIXES = (".yaml", ".yml")
+
+_IMAGE: Shape = (1, 28, 28)
+_MAX_BYTES = 2**16
+_SCALED = "scaled_input"  # the name of the layers that are put before the list
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes `1e-3` for a number, as Hydra does; YAML 1.1 wants `1.0e-3`."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
+)
+
+
+def read_list(path: Path) -> list[Any]:
+    """The layers in a YAML file, under its key `layers`; KerasFileError if it can't be read or holds no such list."""
+    try:
+        content = plain_yaml(read_regular(path, _MAX_BYTES).decode(), _Loader)
+    except OSError as error:
+        raise KerasFileError(f"{path}: it can't be read: {error.strerror}.") from error
+    except Exception as error:  # PyYAML raises nearly anything for values that are none
+        raise KerasFileError(f"{path}: not a list of layers: {one_line(flat(error), 200)}.") from error
+    layers = content.get("layers") if isinstance(content, Mapping) else content
+    if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
+        raise KerasFileError(f"{path}: it has no list of layers under the key layers, as the files of conf/model have.")
+    return layers
+
+
+def as_model(layers: Sequence[Any], prepended: Prepended = ()) -> tuple[KerasLayer, Converted]:
+    """A list for grey images of 28×28, as if it had been converted from a Keras model: that model, and the result.
+
+    `prepended` are layers to put before it. ConfigError names a layer that can't be built.
+    """
+    with torch.device("meta"):  # shapes only: the weights come from the file
+        nodes = build_network(layers, _IMAGE).nodes
+    model = KerasLayer("Sequential", "", {})
+    for index, node in enumerate(nodes):
+        model.layers.append(KerasLayer(node.kind, node.name or "", dict(node.arguments), place=index))
+    before = len(prepended)
+    converted = Converted(
+        layers=[{kind: {**arguments, "name": _SCALED}} for kind, arguments in prepended]
+        + [_behind_scaling(entry) if before else entry for entry in layers],
+        image_shape=_IMAGE,
+        keras_shape=keras_shape(_IMAGE),
+        positions={id(layer): index + before for index, layer in enumerate(model.layers)},
+        origins=[*(kind for kind, _ in prepended), *map(str, model.layers)],
+        notes=[],
+    )
+    return model, converted
+
+
+def _behind_scaling(entry: Any) -> Any:
+    """A layer that takes the scaled images where it names the input."""
+    if isinstance(entry, str):
+        return entry
+    ((kind, arguments),) = entry.items()
+    arguments = dict(arguments or {})
+    if "inputs" in arguments:
+        arguments["inputs"] = [_SCALED if name == "input" else name for name in arguments["inputs"]]
+    return {kind: arguments}
