@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -35,8 +35,8 @@ _ARGUMENTS = (
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # The probabilities of each image, and the milliseconds that each took.
-_ANSWER = """images => {
-    const network = loaded(JSON.parse(element("network").textContent));
+_ANSWER = """([images, description]) => {
+    const network = loaded(description ?? JSON.parse(element("network").textContent));
     const times = [];
     const rows = images.map(([height, width, values]) => {
         const start = performance.now();
@@ -71,10 +71,10 @@ def headless() -> Iterator[Browser]:
             browser.close()
 
 
-def page_answers(opened: Page, images: Tensor) -> Answers:
-    """What an open page says of images, uint8 (N, 1, H, W)."""
+def page_answers(opened: Page, images: Tensor, network: dict[str, Any] | None = None) -> Answers:
+    """What an open page says of images, uint8 (N, 1, H, W), by its own network or another that is described."""
     height, width = images.shape[2:]
-    rows, times = opened.evaluate(_ANSWER, [[height, width, image.flatten().tolist()] for image in images])
+    rows, times = opened.evaluate(_ANSWER, [[[height, width, image.flatten().tolist()] for image in images], network])
     return Answers(torch.tensor(rows, dtype=torch.float64), times)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mnist_cnn import quick_imports
 from mnist_cnn.commands.arguments import add_json, file_path
-from mnist_cnn.errors import ConfigError, one_line, unicode_text
+from mnist_cnn.errors import CheckpointError, ConfigError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 DESCRIPTION = (
@@ -41,7 +41,10 @@ def run(options: argparse.Namespace) -> int:
     if options.checkpoint is None:
         print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
     file, trained = checkpoint.load_kept(box.find(box.DEFAULT) if options.checkpoint is None else options.checkpoint)
-    content = page(trained, _test_accuracy(file)).encode()
+    try:
+        content = page(trained, _test_accuracy(file)).encode()
+    except CheckpointError as error:
+        raise CheckpointError(f"{one_line(file)}: {error}") from None
     write_file(output, content, replace=False)
     if options.json:
         print_json({"checkpoint": unicode_text(file), "file": unicode_text(output), "bytes": len(content)})

@@ -31,10 +31,8 @@ def page(trained: TrainedNetwork, accuracy: float | None = None) -> str:
     network = page_network(trained)
     it = field(network)
     tested = "" if accuracy is None else f", right on {100 * accuracy:.2f} % of its test images"
-    about = (
-        f"{trained.model}: a network of {trained.network.parameter_count:,} parameters, trained on "
-        f"{trained.dataset}{tested}. It runs in this page, and nothing that you draw leaves it."
-    )
+    count = trained.network.parameter_count
+    about = f"{trained.model}: a network of {count:,} parameters, trained on {trained.dataset}{tested}."
     return _filled(
         "page.html",
         title=title(network),
@@ -70,12 +68,10 @@ def colours() -> str:
 
 
 def policy(script: str) -> str:
-    """The Content-Security-Policy of a page that runs this script only, and loads nothing."""
+    """The Content-Security-Policy of a page that runs this script only, or none if it is empty, and loads nothing."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    runs = f"script-src 'sha256-{digest}'; " if script else ""
+    return f"default-src 'none'; {runs}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def _filled(name: str, **parts: str) -> str:

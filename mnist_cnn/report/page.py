@@ -160,7 +160,9 @@ def _field(run: Run) -> tuple[str, drawing.Field]:
     except CheckpointError as error:
         reason = f"<p>There is no field to draw in here: {html.escape(str(error))}</p>\n"
         return "Draw a digit", drawing.Field("", reason, "")
-    return drawing.title(network), drawing.field(network)
+    field = drawing.field(network)
+    private = "<p><small>The network runs in this page, and nothing that you draw leaves it.</small></p>\n"
+    return drawing.title(network), field._replace(markup=private + field.markup)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
