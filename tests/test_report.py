@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mnist_cnn.data.images import Images
+from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import Evaluation
-from mnist_cnn.report import figures
+from mnist_cnn.network import build_network
+from mnist_cnn.report import figures, hidden_map
+from mnist_cnn.report.hidden_map import HiddenMap
 from mnist_cnn.report.run import EpochRow
 from tests.conftest import FakeMnist, train_command
 
@@ -38,7 +43,7 @@ def test_the_page_shows_all_results_and_loads_nothing(digits_run: Path) -> None:
     page = Page()
     page.feed(text)
     assert page.open == []
-    assert len(page.sources) == 5
+    assert len(page.sources) == 8
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "://" not in text
     found = json.loads((digits_run / "metrics.json").read_text())
@@ -46,6 +51,9 @@ def test_the_page_shows_all_results_and_loads_nothing(digits_run: Path) -> None:
         f"{found['test/accuracy']:.2%}",
         "4·4·1·8 + 8",
         "Most confident mistakes",
+        "Least certain",
+        "Reliability",
+        "Map of the last hidden layer",
         "precision",
         "max_epochs: 3",
     ):
@@ -88,7 +96,14 @@ def test_figures_are_drawn_for_any_number_of_mistakes_names_and_channels(
     predicted[:wrong] = (labels[:wrong] + 1) % 3
     evaluation = Evaluation("x", "test", names, torch.eye(3)[predicted], labels, 0.0)
     images = Images(torch.randint(0, 256, (60, channels, 9, 9), dtype=torch.uint8), labels)
-    drawn = (figures.confusion_matrix(evaluation), figures.mistakes(evaluation, images), figures.samples(images, names))
+    drawn = (
+        figures.confusion_matrix(evaluation),
+        figures.mistakes(evaluation, images),
+        figures.least_certain(evaluation, images),
+        figures.reliability(evaluation),
+        figures.samples(images, names),
+        hidden_map.draw(HiddenMap(torch.randn(60, 2), 0.5, "layer 0", 9), images, names),
+    )
     for number, figure in enumerate(drawn):
         file = tmp_path / f"{number}.png"
         figure.savefig(file)
@@ -115,6 +130,77 @@ def test_the_confusion_figure_shows_the_counts() -> None:
     (axes,) = figures.confusion_matrix(evaluation).axes
     shown = {text.get_position(): text.get_text() for text in axes.texts}
     assert shown == {(0, 0): "1", (0, 1): "1", (1, 1): "1"}  # (predicted, true)
+
+
+def test_answers_that_are_least_certain_are_shown_right_or_wrong_and_marked() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.45, 0.55], [0.6, 0.4], [0.2, 0.8]])
+    evaluation = Evaluation("x", "test", tuple("ab"), probabilities, torch.tensor([0, 1, 1, 0]), 0.0)
+    found = evaluation.least_certain(3)
+    assert [(answer.index, answer.true, answer.predicted) for answer in found] == [
+        (1, "b", "b"), (2, "b", "a"), (3, "a", "b"),
+    ]  # fmt: skip
+    images = Images(torch.zeros(4, 1, 9, 9, dtype=torch.uint8), evaluation.labels)
+    (axes,) = figures.least_certain(evaluation, images).axes
+    titles = [(text.get_text(), text.get_color()) for text in axes.texts]
+    assert titles[0] == ("b ✓\n55.0%", "black")
+    assert titles[1][0] == "b → a\n60.0%"
+    assert titles[1][1] != "black"
+    assert titles[3][0] == "a ✓\n90.0%"
+
+
+def test_the_reliability_figure_shows_accuracy_and_number_of_every_bin() -> None:
+    logits = torch.randn(1000, 3) * 3
+    labels = torch.arange(1000) % 3
+    probabilities = torch.cat([logits.softmax(1)[:990], torch.eye(3).repeat(4, 1)[:10]])
+    evaluation = Evaluation("x", "test", tuple("abc"), probabilities, labels, 0.0)
+    share, count = figures.reliability(evaluation).axes
+    assert sum(int(text.get_text()) for text in count.texts) == 1000
+    confidence = probabilities.max(1).values
+    for bar, number in zip(share.patches, count.texts, strict=True):
+        left, right = bar.get_x(), bar.get_x() + bar.get_width()  # type: ignore[attr-defined]
+        inside = (confidence >= left - 1e-6) & (confidence < right + (1e-3 if right > 0.999 else -1e-6))
+        assert int(number.get_text()) == int(inside.sum())
+        accuracy = (probabilities.argmax(1) == labels)[inside].float().mean()
+        assert bar.get_height() == pytest.approx(float(accuracy))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [(50, 8), (8, 50)])
+def test_the_map_has_the_principal_components(size: tuple[int, int]) -> None:
+    values = torch.randn(size) * torch.linspace(3, 0.1, size[1])
+    points, explained = hidden_map.principal_components(values)
+    u, s, _ = torch.linalg.svd(values - values.mean(0), full_matrices=False)
+    torch.testing.assert_close(points.abs().float(), (u[:, :2] * s[:2]).abs(), rtol=1e-4, atol=1e-4)
+    assert explained == pytest.approx(float(s[:2].square().sum() / s.square().sum()))
+    assert hidden_map.principal_components(values)[0].equal(points)
+
+
+def test_the_map_is_made_of_what_the_last_dense_layer_gets() -> None:
+    layers: list[Any] = ["Flatten", {"Dense": {"units": 5, "activation": "tanh"}}, {"Dense": {"units": 10}}]
+    trained = replace(checkpoint.load("tiny_strong"), network=build_network(layers, (1, 28, 28), 10).eval())
+    images = Images(torch.randint(0, 256, (300, 1, 28, 28), dtype=torch.uint8), torch.arange(300) % 10)
+    found = hidden_map.hidden_map(trained, images)
+    assert found is not None
+    hidden = nn.Sequential(*list(trained.network)[:3])(images.images / 255).detach()
+    points, explained = hidden_map.principal_components(hidden)
+    torch.testing.assert_close(found.points, points, rtol=1e-3, atol=1e-3)
+    assert found.explained == pytest.approx(explained, rel=1e-3)
+    assert (found.layer, found.values) == ("layer 2 (Dense)", 5)
+
+
+def test_a_hidden_layer_that_always_gives_the_same_has_no_map() -> None:
+    trained = replace(
+        checkpoint.load("tiny_strong"), network=build_network(["Flatten", {"Dense": {"units": 10}}], (1, 28, 28), 10)
+    )
+    images = Images(torch.zeros(50, 1, 28, 28, dtype=torch.uint8), torch.arange(50) % 10)
+    assert hidden_map.hidden_map(trained, images) is None
+
+
+def test_images_on_the_map_lie_where_their_points_are_and_do_not_overlap() -> None:
+    points = torch.tensor([[0.0, 0.0], [0.01, 0.0], [1.0, 1.0], [1.0, 0.0]])
+    places = hidden_map._places(points.double().numpy())
+    assert hidden_map._with_room(places) == [0, 2, 3]
+    assert (places[2] == places.max(0)).all()
+    assert places[3, 0] == places[2, 0]
 
 
 def test_curves_show_training_and_validation_of_every_epoch() -> None:

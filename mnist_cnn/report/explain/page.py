@@ -138,9 +138,9 @@ def _steps(trained: TrainedNetwork, digit: Digit, placed: Placed | None) -> Iter
         scaled = image(bitmaps.grey(placed.scaled, _SMALL), "the digit, scaled", "pixels")
         yield _figure(scaled, f"scaled, and thickened where it was thin, {sizes[1]}")
     height, width = digit.image.shape[1:]
-    what = "placed" if placed is not None else "resized"
+    what = "placed, " if placed is not None else ""
     seen = image(bitmaps.pixels(digit.image), "the image that the network takes", "pixels")
-    yield _figure(seen, f"{what}, {width}×{height} pixels: the image that the network takes")
+    yield _figure(seen, f"{what}{width}×{height} pixels: the image that the network takes")
     x = trained.preprocessing(digit.image[None])
     if x.shape[2:] != digit.image.shape[1:]:
         brought = trained.preprocessing.undo(x)[0].clamp(0, 255).round().byte()
