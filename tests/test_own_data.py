@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,10 @@ def test_classes_are_in_natural_order_and_hidden_folders_are_none() -> None:
     assert load(Path("numbers")).classes == ("9", "10", "b2", "b10")
 
 
+def hash_of_name(file: Path) -> str:
+    return sha256(f"{file.parent.name}/{file.name}".encode()).hexdigest()
+
+
 def test_a_fifth_of_each_class_is_for_testing_and_stays_so_when_pictures_are_added() -> None:
     for number in range(50):
         draw(Path("a", "one", f"{number}.png"), number, (8, 8))
@@ -192,7 +197,8 @@ def test_a_fifth_of_each_class_is_for_testing_and_stays_so_when_pictures_are_add
     assert dataset.train.labels.bincount().tolist() == [40, 40]
     assert not before & {image.numpy().tobytes() for image in dataset.train.images}
     assert dataset.train.labels[-20:].bincount().tolist() != [0, 20]  # mixed: the last part is for validation
-    assert before == test_images()
+    chosen = sorted((Path("a", "one", f"{number}.png") for number in range(50)), key=hash_of_name)[:10]
+    assert {as_image(read(file, ""), (1, 8, 8)).tobytes() for file in chosen} <= before  # for any seed and version
     draw(Path("a", "one", "new.png"), 99, (8, 8))
     assert len(before & test_images()) >= 19
 
