@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py --data-root data                           about half an hour
     python benchmarks/serving.py RUN tiny_strong --data-root data --rounds 3
+    python benchmarks/serving.py --data-root data --cpu-time                where other work runs on this core
 
 Without networks named, `tiny_strong`, `strong` and `accurate` of the box, the first two of which have the layers of
 `tiny` and `baseline`. Each network is exported with `mnist-cnn export`: to ONNX, to ONNX in 8 bits, and to Keras, which
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,18 +88,16 @@ CONTENDERS: dict[str, Callable[[Path], Callable[[Any], Any]]] = {
 }
 
 
-def measure(contender: str, folder: Path) -> dict[str, float]:
+def measure(contender: str, folder: Path, clock: Callable[[], float]) -> dict[str, float]:
     """The figures of one contender in this process."""
-    import time
-
     import numpy as np
 
     images = np.load(folder / "images.npy")
     answer = CONTENDERS[contender](folder)
     # Keras cuts its batches itself.
     batches = [images] if contender == "Keras" else [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
-    middle, most = latency("", lambda: answer(images[:1]), time.perf_counter).values()
-    per_second = rate(lambda: [answer(batch) for batch in batches], len(images), time.perf_counter)
+    middle, most = latency("", lambda: answer(images[:1]), clock).values()
+    per_second = rate(lambda: [answer(batch) for batch in batches], len(images), clock)
     return {RATE: per_second, ONE: middle, ONE_95: most}
 
 
@@ -147,11 +147,13 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=["tiny_strong", "strong", "accurate"])
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="seconds of the processor, not of the clock")
     parser.add_argument("--one", choices=tuple(CONTENDERS), help="print one contender's figures as JSON, and end")
     parser.add_argument("--folder", type=Path, help="for it: what was prepared")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.folder)))
+        clock = time.process_time if options.cpu_time else time.perf_counter
+        print(json.dumps(measure(options.one, options.folder, clock)))
         return
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the first core often does the system's work too
@@ -162,7 +164,7 @@ def main() -> None:
             prepare(network, folder, options.data_root)
             for _ in range(options.rounds):
                 for name in CONTENDERS:
-                    child = [sys.executable, __file__, "--one", name, "--folder", str(folder)]
+                    child = [sys.executable, *sys.argv, "--one", name, "--folder", str(folder)]
                     said = subprocess.run(child, stdout=subprocess.PIPE, text=True, check=True).stdout
                     figures = json.loads(said.splitlines()[-1])
                     found.setdefault(network, {}).setdefault(name, []).append(figures)

@@ -80,7 +80,7 @@ def _onnx(options: argparse.Namespace, file: Path, trained: "TrainedNetwork", ou
 
     onnx_file.require_packages()
     reference = _reference(options, trained)
-    calibration = _calibration(options, trained, reference) if options.int8 else None
+    calibration = _calibration(options, trained) if options.int8 else None
     about = card.text(trained, file)
     exported = onnx_file.export_onnx(trained, output, reference, card.facts(trained, file), about, calibration)
     facts = {**_shapes(trained), "opset": onnx_file.OPSET, **exported.to_dict()}
@@ -126,6 +126,8 @@ def _reference(options: argparse.Namespace, trained: "TrainedNetwork") -> "Refer
     from mnist_cnn.export.check import reference
 
     found = reference(trained, *data_files(options, trained.dataset))
+    if found.missing and options.int8:
+        raise DataError(f"--int8 is calibrated on training images, but {found.missing}")
     if found.missing:
         said = (
             f"note: {one_line(found.missing)} The file is checked on random images, and its accuracy is not measured."
@@ -134,14 +136,12 @@ def _reference(options: argparse.Namespace, trained: "TrainedNetwork") -> "Refer
     return found
 
 
-def _calibration(options: argparse.Namespace, trained: "TrainedNetwork", reference: "Reference") -> Any:
+def _calibration(options: argparse.Namespace, trained: "TrainedNetwork") -> Any:
     """Training images, evenly spaced, by which a file in 8 bits is calibrated."""
     from mnist_cnn.data import datasets
     from mnist_cnn.export.int8 import CALIBRATION
     from mnist_cnn.export.program import as_input, image_shape
 
-    if reference.missing:
-        raise DataError(f"--int8 is calibrated on training images, but {reference.missing}")
     files = data_files(options, trained.dataset)
     source = datasets.source_of(files.name, files.root, files.file, image_shape(trained))
     images = datasets.load(files.name, files.root, source).train.images

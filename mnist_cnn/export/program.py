@@ -91,5 +91,7 @@ def _traced(module: nn.Module, example: Tensor) -> ExportedProgram:
     return program
 
 
-def _refused(what: str, reason: Exception) -> UserError:
+def _refused(what: str, reason: BaseException) -> UserError:
+    while reason.__cause__ is not None:  # the exporter wraps what happened in advice to its own developers
+        reason = reason.__cause__
     return UserError(f"{what}: it can't be exported: {one_line(flat(reason), 200)}")
