@@ -120,7 +120,7 @@ def merged() -> list[Any]:
 @pytest.mark.parametrize(
     ("layers", "shape", "reason"),
     [
-        ([{"Reshape": {"target_shape": [28, 28]}}, {"LSTM": {"units": 10}}], (1, 28, 28), r"layer 1 \(LSTM\) is not among"),
+        ([{"Reshape": {"target_shape": [28, 28]}}, {"LSTM": {"units": 10}}], (1, 28, 28), r"layer 1 \(LSTM\) is not"),
         ([{"Permute": {"dims": [2, 1, 3]}}, *END], (1, 28, 28), r"layer 0 \(Permute\) is not among"),
         (merged(), (1, 28, 28), r"layer 2 \(Dense\) does not simply follow"),
         (END, (3, 8, 8), "images with 3 channels, and a drawing has one"),
