@@ -85,9 +85,11 @@ def draw(found: HiddenMap, images: Images, classes: Sequence[str]) -> Figure:
     axes.scatter(places[dots, 0], places[dots, 1], s=4, c=colours[labels[dots]], linewidths=0)
     for number, name in enumerate(classes if len(classes) <= _MOST_NAMES else ()):
         if (labels == number).any():
-            x, y = np.median(places[labels == number], axis=0)
-            text = axes.text(x, y, name, fontsize=15, fontweight="bold", ha="center", va="center", parse_math=False)
-            text.set(color=colours[number], path_effects=[withStroke(linewidth=4, foreground="white")])
+            middle, height = np.median(places[labels == number], axis=0)
+            margin = min(14 * len(name), _CANVAS // 2)  # pixels, for half of a name
+            text = axes.text(middle.clip(margin, _CANVAS - margin), height, name, fontsize=15, fontweight="bold")
+            text.set(ha="center", va="center", parse_math=False, color=colours[number])
+            text.set_path_effects([withStroke(linewidth=4, foreground="white")])
     return figure
 
 

@@ -125,7 +125,7 @@ def _preparation(picture: Image.Image, prepared: Preparation, placing: Placing, 
     if len(digits) > MOST_DIGITS:
         how += f" The picture has {len(digits)} digits; this page explains the first {MOST_DIGITS}."
     return (
-        f"<section><h2>What was found in the picture</h2><p>{how}</p>"
+        f"<section><h2>From the picture to the network</h2><p>{how}</p>"
         f'<div class="steps">{"".join(steps)}</div></section>'
     )
 
@@ -209,7 +209,7 @@ def _saliency(trained: TrainedNetwork, digit: Digit, x: Tensor) -> str:
 <p><small>Blue to white: a brighter pixel would raise the score (the logit) of the class. Orange: it would lower it.
 Black: no effect. Both maps have one scale. The method is SmoothGrad (Smilkov et al. 2017): the gradient of the score by
 the pixels (Simonyan et al. 2013), averaged over {inside.COPIES} copies of the image with noise. It shows what small
-changes of single pixels would do, not how much each part of the digit contributed to the answer.</small></p>"""
+changes of single pixels would do, not how much each part of the image contributed to the answer.</small></p>"""
 
 
 def _maps(found: Sequence[inside.FeatureMaps]) -> str:
