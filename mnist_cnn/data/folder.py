@@ -39,7 +39,8 @@ def folder_source(root: Path, shape: Shape) -> Source:
         if different := sorted(set(train) ^ set(test)):
             raise DataError(f"{where}: train and test have other classes: {different[0]} is only in one of them.")
         if unused := [name for name in folders if name not in ("train", "test")]:
-            print(f"note: {where}: only train and test are used, not {', '.join(unused[:5])}", file=sys.stderr)
+            left_out = one_line(", ".join(unused))
+            print(f"note: {where}: only train and test are used, not {left_out}", file=sys.stderr)
     elif "train" in folders and _folders(root / "train"):
         raise DataError(f"{where}: it has a folder train, but no test; add one, or name the folder train itself.")
     else:
