@@ -50,7 +50,7 @@ CASES: dict[str, Sequence[str]] = {
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Imported once, in the process that the runs are forked from.
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mnist_cnn.training.run", "mnist_cnn.hydra_cli"])
+CONTEXT.set_forkserver_preload(["mnist_cnn.training.run", "mnist_cnn.hydra_cli.run"])
 MOST_KILLS = 3  # in one trial
 AIMED = 1 / 3  # of the kills: while a file is being written
 

@@ -6,7 +6,8 @@ from omegaconf import DictConfig
 
 from mnist_cnn.config import nearest_key
 from mnist_cnn.errors import ConfigError
-from mnist_cnn.hydra_cli import PLUGINS, run_hydra
+from mnist_cnn.hydra_cli.explain import PLUGINS
+from mnist_cnn.hydra_cli.run import run_hydra
 from mnist_cnn.training.targets import class_of
 from tests.conftest import CONF, composed, configured, train_command
 

@@ -8,8 +8,8 @@ import pytest
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from mnist_cnn import hydra_cli
 from mnist_cnn.errors import DataError
+from mnist_cnn.hydra_cli.run import run_hydra
 from tests.conftest import CONF, train_command
 
 SETTINGS = ("model=tiny", "debug=smoke", "trainer=cpu")
@@ -67,7 +67,7 @@ def test_a_sweep_whose_runs_all_fail_leaves_nothing_but_what_was_there() -> None
 def sweep(task: Any, monkeypatch: pytest.MonkeyPatch, *settings: str) -> int:
     arguments = ["-m", "run_dir=sweep", *settings]
     monkeypatch.setattr("sys.argv", ["train.py", *arguments])
-    return hydra_cli.run_hydra(task, CONF, arguments)
+    return run_hydra(task, CONF, arguments)
 
 
 def test_a_bug_in_a_run_keeps_its_traceback_and_hides_no_other(

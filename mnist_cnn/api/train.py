@@ -23,7 +23,7 @@ def train(*settings: str) -> "TrainingRun":
     """
     if find_spec("hydra") is None:
         raise missing_package("hydra")
-    from mnist_cnn.hydra_cli import configured
+    from mnist_cnn.hydra_cli.run import configured
 
     config, command = configured(settings)
     if config.trainer.strategy == "ddp":

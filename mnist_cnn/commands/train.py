@@ -28,7 +28,7 @@ def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
     """Train with these settings and flags; returns the exit status. On the command line, `words` stand before them."""
     if find_spec("hydra") is None:
         return failed(str(missing_package("hydra")))
-    from mnist_cnn.hydra_cli import CONF, run_hydra
+    from mnist_cnn.hydra_cli.run import CONF, run_hydra
 
     return run_hydra(train, CONF, arguments, words)
 
