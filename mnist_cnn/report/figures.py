@@ -73,7 +73,7 @@ def reliability(evaluation: Evaluation) -> Figure:
     """How often answers of each probability are right, against the diagonal, above their number."""
     figure = Figure(figsize=(5, 4.2))
     share, count = figure.subplots(2, sharex=True, height_ratios=(3, 1))
-    figure.subplots_adjust(left=0.13, right=0.96, top=0.97, bottom=0.12)  # a layout engine would draw it twice
+    figure.subplots_adjust(left=0.16, right=0.96, top=0.97, bottom=0.12)  # a layout engine would draw it twice
     bins = evaluation.confidence_bins
     total, _, right = torch.cat([bins[:14], bins[14:].sum(0, keepdim=True)]).unbind(1)  # the last has exactly 1 too
     there = total > 0

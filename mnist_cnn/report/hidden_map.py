@@ -86,8 +86,10 @@ def draw(found: HiddenMap, images: Images, classes: Sequence[str]) -> Figure:
     for number, name in enumerate(classes if len(classes) <= _MOST_NAMES else ()):
         if (labels == number).any():
             middle, height = np.median(places[labels == number], axis=0)
-            margin = min(14 * len(name), _CANVAS // 2)  # pixels, for half of a name
-            text = axes.text(middle.clip(margin, _CANVAS - margin), height, name, fontsize=15, fontweight="bold")
+            name = name if len(name) <= 20 else f"{name[:19]}…"
+            size = 15 if len(name) == 1 else 10  # points
+            margin = min(size * len(name), _CANVAS // 2)  # pixels, for half of a name
+            text = axes.text(middle.clip(margin, _CANVAS - margin), height, name, fontsize=size, fontweight="bold")
             text.set(ha="center", va="center", parse_math=False, color=colours[number])
             text.set_path_effects([withStroke(linewidth=4, foreground="white")])
     return figure

@@ -29,7 +29,7 @@ _STYLE = """
 figure { margin: 0; max-width: 100%; }
 figcaption { color: var(--muted); font-size: .85rem; line-height: 1.35; margin-top: .4rem; }
 .steps figcaption { max-width: clamp(6rem, 27vw, 10rem); }
-.steps img { width: auto; max-width: 100%; max-height: 14rem; }
+.steps img { width: auto; max-width: 100%; max-height: 13rem; }
 .steps .pixels { width: clamp(6rem, 27vw, 10rem); aspect-ratio: 1; object-fit: contain; background: #000; }
 .pixels { image-rendering: pixelated; max-width: none; }
 .boxed { position: relative; width: fit-content; }
