@@ -22,7 +22,7 @@ COMMANDS = [
     if not line.startswith("#")
 ]
 INSTALLING = [command for command in COMMANDS if "pip install" in command]
-QUICK = "data=digits trainer.max_epochs=1 trainer=cpu"
+QUICK = "trainer.max_epochs=1 trainer=cpu"
 
 
 def test_the_two_install_commands_stand_first_and_are_those_that_ci_runs() -> None:
@@ -35,19 +35,24 @@ def test_the_two_install_commands_stand_first_and_are_those_that_ci_runs() -> No
 
 def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    Image.fromarray(load_digits().images[7].astype("uint8") * 15).save(tmp_path / "picture.png")
+    digits = load_digits()
+    Image.fromarray(digits.images[7].astype("uint8") * 15).save(tmp_path / "picture.png")
+    for number in range(40):
+        folder = tmp_path / "my_pictures" / f"class {digits.target[number]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[number].astype("uint8") * 15).save(folder / f"{number}.png")
     commands = [command for command in COMMANDS if command not in INSTALLING]
-    assert len(commands) == 18
+    assert len(commands) == 21
     for command in commands:
         command = command.replace("python train.py", f"python {ROOT / 'train.py'}")
         if "train.py" in command and "--help" not in command:
             epochs = QUICK.replace("max_epochs=1", "max_epochs=2") if "resume=" in command else QUICK
-            command = f"{command} {epochs}"
+            command = f"{command} {epochs}" if "data=" in command else f"{command} {epochs} data=digits"
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert done.stdout
     runs = [folder.name for folder in (tmp_path / "runs").iterdir()]
-    assert len(runs) == 8
+    assert len(runs) == 9
     assert (tmp_path / "my_run" / "report" / "index.html").exists()
 
 
