@@ -47,8 +47,8 @@ def test_a_frame_shows_the_image_and_a_bar_as_long_as_the_probability() -> None:
     evaluation, images = evaluated(10, 1, DIGITS, (1, 28, 28))
     for answer, line in module._chosen(evaluation, "x"):
         frame = np.asarray(module._frame(evaluation, images, answer, line))
-        tile = frame[module._TOP + 3 : module._TOP + 196 : 7, module._LEFT + 3 : module._LEFT + 196 : 7, 0]
-        assert np.array_equal(tile, images.images[answer.index, 0].numpy())
+        tile = frame[module._TOP : module._TOP + 196, module._LEFT : module._LEFT + 196, 0]
+        assert np.array_equal(tile, np.kron(images.images[answer.index, 0].numpy(), np.ones((7, 7), int)))
         row = frame[module._BARS + 6 + module._ROW * int(answer.predicted), module._COLUMN + 15 : module._RIGHT]
         colour = (0x6F, 0xB1, 0xF2) if answer.true == answer.predicted else (0xF0, 0x95, 0x3C)
         assert (row == colour).all(1).mean() == pytest.approx(answer.probability, abs=0.02)
