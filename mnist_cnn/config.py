@@ -240,7 +240,10 @@ def explain(error: OmegaConfBaseException, setting: str | None = None) -> str:
     root = error.parent_node._get_root() if error.parent_node is not None else OmegaConf.create()
     values = OmegaConf.to_container(root, resolve=False)
     if isinstance(error, ConfigIndexError):
-        return f"{shown}: the list is not that long; layers are counted from 0."
+        return (
+            f"{shown}: the list is not that long; layers are counted from 0, and to add one, write the whole list "
+            "(docs/settings.md)."
+        )
     if isinstance(error, ConfigKeyError | AttributeError):
         return f"{shown}: no such key.{nearest_key(key, list(keys_of(values)))}"
     if isinstance(error, MissingMandatoryValue):

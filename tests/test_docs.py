@@ -1,4 +1,4 @@
-"""The examples of docs/adding.md, executed as they stand there, and the links between the pages."""
+"""The examples of docs/adding.md and docs/settings.md, executed as they stand there, and the links of all pages."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(server: "subprocess.Popen[str]", project: Path) -> Run:
-    """Runs a command in the project; returns its exit status and what it wrote to standard error."""
+    """Runs a command in the project; returns its exit status and what it wrote to standard error, then to output."""
 
     def run(command: str) -> tuple[int, str]:
         assert server.stdin
@@ -48,7 +48,7 @@ def run(server: "subprocess.Popen[str]", project: Path) -> Run:
         out, err = project.with_name("out"), project.with_name("err")
         request = {"command": command, "project": str(project), "out": str(out), "err": str(err)}
         print(json.dumps(request), file=server.stdin, flush=True)
-        return int(server.stdout.readline()), err.read_text()
+        return int(server.stdout.readline()), err.read_text() + out.read_text()
 
     return run
 
@@ -86,6 +86,30 @@ def test_an_example_works_and_its_mistake_is_answered_as_the_page_says(section: 
 
 def test_everything_that_the_page_promises_has_an_example() -> None:
     assert list(SECTIONS) == ["An optimiser", "A network", "A layer", "A data set", "A callback"]
+
+
+def test_every_command_of_the_page_on_settings_works_and_answers_as_it_says(project: Path, run: Run) -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    for name, content in re.findall(r"^`(mine/\S+)`[^\n]*:\n\n```yaml\n(.*?)^```", page, re.M | re.S):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).write_text(content)
+    commands = [
+        line.partition("  #")[0]
+        for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+        for line in block.splitlines()
+    ]
+    examples = [
+        example
+        for block in re.findall(r"^```console\n\$ (.*?)^```", page, re.M | re.S)
+        for example in block.split("\n$ ")
+    ]
+    assert (len(commands), len(examples)) == (20, 3)
+    for command in commands:
+        status, told = run(f"{command} data=digits trainer.max_epochs=1 trainer=cpu")
+        assert status == 0, f"{command}\n{told}"
+    for example in examples:
+        command, _, answer = example.partition("\n")
+        assert run(command) == (2 if answer.startswith("error: ") else 0, f"{answer.strip()}\n")
 
 
 def anchors(page: Path) -> set[str]:

@@ -43,6 +43,10 @@ def checked_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
             raise ConfigError("resume: one run is resumed at a time; leave out -m.")
         if override.is_sweep_override() and not multirun:
             raise ConfigError(f"{override.input_line}: several values are a sweep; put -m before them.")
+        if override.is_delete() and re.search(r"^model\.layers\.\d+$", key):
+            raise ConfigError(
+                f"~{key}: no layer can be taken out of the list; write the whole list (docs/settings.md)."
+            )
         if override.is_sweep_override() or override.is_delete():
             continue
         value = override.value()

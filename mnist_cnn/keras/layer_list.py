@@ -74,6 +74,6 @@ def _behind_scaling(entry: Any) -> Any:
         return entry
     ((kind, arguments),) = entry.items()
     arguments = dict(arguments or {})
-    if "inputs" in arguments:
+    if arguments.get("inputs"):
         arguments["inputs"] = [_SCALED if name == "input" else name for name in arguments["inputs"]]
     return {kind: arguments}
