@@ -160,6 +160,7 @@ def test_the_file_carries_its_card_and_nothing_of_this_machine() -> None:
     assert json.loads(about["exported_by"]).keys() == {"python", "mnist-cnn", "torch", *onnx_file._PACKAGES}
     assert model.doc_string == "about it"
     assert str(ROOT).encode() not in FILE.read_bytes()
+    assert not any(node.metadata_props for node in model.graph.node)
     assert "licence" not in about
 
 
