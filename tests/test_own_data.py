@@ -257,10 +257,10 @@ def one_picture(root: Path) -> None:
         (lambda root: (root / "empty").mkdir(), r"shades/empty: a folder without pictures"),
         (break_class, r"shades/light: none of its pictures can be read: light/\d+.png: not a picture"),
         (one_picture, r"shades/light: one picture; at least 2"),
-        (lambda root: (root / "light").rename("light"), r"it has only one, dark\."),
+        (lambda root: (root / "light").rename("light"), r"at least 2 class folders are needed; found only one, dark\."),
         (lambda root: (root / "light").rename(root / "l\x1b[31m"), r"shades: its folder l\\x1b\[31m must be renamed"),
         (lambda root: (root / "light").rename(root / "l\udcff"), r"shades: its folder l\\udcff must be renamed"),
-        (lambda root: make("shades/train", count=2), r"it has a folder train, but no test"),
+        (lambda root: make("shades/train", count=2), r"there is a folder train but no test"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(change: Any, says: str) -> None:

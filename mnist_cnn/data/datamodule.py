@@ -97,7 +97,9 @@ class MNISTDataModule(pl.LightningDataModule):
         without = [name for label, name in enumerate(self.dataset.classes) if label not in validated]
         if without and len(val) and kind_of(self._name) in OWN:
             names = one_line(", ".join(without))
-            print(f"note: classes without a validation image: {names}; data.split=stratified avoids it", file=sys.stderr)
+            print(
+                f"note: classes without a validation image: {names}; data.split=stratified avoids it", file=sys.stderr
+            )
         standard = self.config.normalize == "standard"
         configured = Preprocessing.standard(self.train.images) if standard else Preprocessing()
         self.preprocessing = self._preprocessing or configured

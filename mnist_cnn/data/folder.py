@@ -43,9 +43,7 @@ def folder_source(root: Path, shape: Shape) -> Source:
             left_out = one_line(", ".join(unused))
             print(f"note: {where}: only train and test are used, not {left_out}", file=sys.stderr)
     elif "train" in folders and _folders(root / "train"):
-        raise DataError(
-            f"{where}: there is a folder train but no test: add test, or set data.root to the folder train."
-        )
+        raise DataError(f"{where}: there is a folder train but no test: add test, or name the folder train instead.")
     else:
         train, test = _pictures(root), {}
     files = [file for part in (train, test) for pictures in part.values() for file in pictures]
