@@ -1,4 +1,4 @@
-"""Five small networks for MNIST in PyTorch Lightning: configure, train, evaluate, report."""
+"""Small networks for MNIST in PyTorch Lightning: train, evaluate, use and export them."""
 
 import gc
 import os

@@ -31,12 +31,12 @@ use a trained network
   evaluate      measure its accuracy on test, validation or training images
   predict       say which digit or number a picture shows
   explain       show how a network reads a picture, on an HTML page
-  page          write a page to draw on, one HTML file with the network inside
+  page          write an HTML file to draw on, with the network inside
   models        list the trained networks that come with this package
 
-exchange networks with Keras
+exchange networks with other programs
   import-keras  make a checkpoint from a Keras model (.keras, .h5, .hdf5)
-  export        write a Keras model (.keras) from a checkpoint
+  export        write an ONNX, .pt2 or Keras file from a checkpoint
 
 report a problem
   doctor        describe this installation and machine, with nothing private

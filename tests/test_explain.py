@@ -135,11 +135,12 @@ def test_the_branches_of_a_graph_and_where_they_meet_have_maps() -> None:
     torch.testing.assert_close(a.maps + b.maps, both.maps)
 
 
-def test_large_maps_are_reduced_and_the_page_says_so() -> None:
+def test_large_maps_are_reduced_and_the_page_says_so(tmp_path: Path) -> None:
     trained = network_of([CONVOLUTION, "GlobalMaxPooling2D", {"Dense": {"units": 10}}], (1, 200, 100))
     (found,) = inside.feature_maps(trained.network, torch.rand(1, 1, 200, 100))
     assert found.maps.shape == (inside.MOST_MAPS, inside.MOST_SIDE, inside.MOST_SIDE)
     assert found.shape == (40, 198, 98)
+    assert "32 of 40 maps of 98×198, shown smaller" in explain(trained, str(paper(1, tmp_path))).page
 
 
 def test_first_filters_are_the_kernels_or_the_dense_weights_as_images() -> None:

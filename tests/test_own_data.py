@@ -257,10 +257,10 @@ def one_picture(root: Path) -> None:
         (lambda root: (root / "empty").mkdir(), r"shades/empty: a folder without pictures"),
         (break_class, r"shades/light: none of its pictures can be read: light/\d+.png: not a picture"),
         (one_picture, r"shades/light: one picture; at least 2"),
-        (lambda root: (root / "light").rename("light"), r"it has only one, dark\."),
+        (lambda root: (root / "light").rename("light"), r"at least 2 class folders are needed; found only one, dark\."),
         (lambda root: (root / "light").rename(root / "l\x1b[31m"), r"shades: its folder l\\x1b\[31m must be renamed"),
         (lambda root: (root / "light").rename(root / "l\udcff"), r"shades: its folder l\\udcff must be renamed"),
-        (lambda root: make("shades/train", count=2), r"it has a folder train, but no test"),
+        (lambda root: make("shades/train", count=2), r"there is a folder train but no test"),
     ],
 )
 def test_a_folder_that_is_no_data_set_is_refused(change: Any, says: str) -> None:
@@ -278,7 +278,7 @@ def test_a_folder_that_is_missing_a_file_or_too_large_is_refused(monkeypatch: py
         load(Path("file"))
     make("both/train", ("a", "b"), count=1)
     make("both/test", ("a", "c"), count=1)
-    with pytest.raises(DataError, match="train and test have other classes: b is only in one of them"):
+    with pytest.raises(DataError, match="train and test have different classes: b is in only one of them"):
         load(Path("both"))
     monkeypatch.setattr(folder, "MAX_BYTES", 60 * 8 * 8 - 1)
     with pytest.raises(DataError, match=r"60 pictures of 1×8×8 take 0\.0 GB of memory; the limit is"):
@@ -345,11 +345,11 @@ X, Y = arrays()["x_train"], arrays()["y_train"]
         ({"x_train": X[:, None]}, r"x_train has the shape \(60, 1, 8, 6\); images are"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "x_train has no images"),
         ({"x_test": X[:12, :4]}, "their images must be alike"),
-        ({"y_train": Y - 1}, "y_train goes from -1 to 1"),
-        ({"y_train": Y * 5000}, "y_train goes from 0 to 10000; labels go from 0 to 999"),
-        ({"y_train": Y * 2}, "y_train goes up to 4, but has no 1, 3"),
+        ({"y_train": Y - 1}, "y_train has labels from -1 to 1"),
+        ({"y_train": Y * 5000}, "y_train has labels from 0 to 10000; they must be 0 to 999"),
+        ({"y_train": Y * 2}, "y_train has labels up to 4, but none of 1, 3"),
         ({"y_train": Y * 0, "y_test": Y[:12] * 0}, "y_train has one class only"),
-        ({"y_test": Y[:12] + 1}, "y_test goes up to 3, y_train only up to 2"),
+        ({"y_test": Y[:12] + 1}, "y_test has labels up to 3, y_train only up to 2"),
         ({"y_train": Y[:50]}, "y_train has 50 labels for 60 images"),
         ({"y_train": np.eye(3)[Y]}, r"y_train is float64 \(60, 3\)"),
         ({"y_train": np.array(["cat"] * 60)}, "y_train is <U3"),
@@ -415,4 +415,4 @@ def test_a_class_without_validation_images_is_told() -> None:
     labels = np.sort(Y)
     outcome = train_command(*TRAIN, "model=mlp", "data=npz", f"data.file={saved(y_train=labels)}", "run_dir=run")
     assert outcome.status == 0, outcome.err
-    assert "note: 2 classes have no validation image; data.split=stratified avoids it" in outcome.err
+    assert "note: classes without a validation image: 0, 1; data.split=stratified avoids it" in outcome.err

@@ -61,6 +61,7 @@ def test_a_frame_shows_the_image_and_a_bar_as_long_as_the_probability() -> None:
 def test_any_classes_and_images_are_drawn(names: tuple[str, ...], shape: tuple[int, ...]) -> None:
     evaluation, images = evaluated(40, 3, names, shape)
     with Image.open(io.BytesIO(recognition(evaluation, images, "m" * 100))) as film:
+        assert getattr(film, "n_frames", 1) == FIRST + 3
         assert film.size == module.SIZE
 
 

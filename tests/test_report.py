@@ -225,7 +225,7 @@ def test_a_report_says_why_it_has_no_field_to_draw_in() -> None:
     assert train_command("data=digits", layers, "trainer.max_epochs=1", "run_dir=run").status == 0
     text = Path("run/report/index.html").read_text()
     reason = "layer 0 (Permute) is not among the layers that a page can run."
-    assert f"<p>There is no field to draw in here: {reason}</p>" in text
+    assert f"<p>There is no drawing area here: {reason}</p>" in text
     assert "<script" not in text
     assert "script-src" not in text
 

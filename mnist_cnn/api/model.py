@@ -56,7 +56,7 @@ def _import_keras(path: Path, input_scale: str | None) -> TrainedNetwork:
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A trained network. `trained` is all that its checkpoint says."""
+    """A trained network; `trained` is everything that its checkpoint holds."""
 
     trained: TrainedNetwork
 
@@ -96,7 +96,7 @@ class Model:
         if isinstance(x, np.ndarray | Tensor):
             return logits_of(self.trained, _images(x, self.trained)).softmax(1).numpy()
         pictures = [x] if isinstance(x, str | os.PathLike | Image.Image) else x
-        sources = [it if isinstance(it, Image.Image) else Path(it) for it in pictures]
+        sources = [picture if isinstance(picture, Image.Image) else Path(picture) for picture in pictures]
         return list(predict(self.trained, sources, placing))
 
     def evaluate(
@@ -110,10 +110,10 @@ class Model:
     ) -> Evaluation:
         """Measure accuracy, loss and more, as `mnist-cnn evaluate` does, on the images of `split`.
 
-        `data` is the name of a data set, by default the one that the network was trained on, or images and their
-        classes, (N, …) as `predict` takes them and (N,). `root` is the folder of a data set's files, or of your own
-        pictures for `folder`, `file` your own images for `npz`, and `mirror` an address to fetch files from; for MNIST,
-        the environment variable MNIST_MIRROR may name it, too.
+        `data` is the name of a data set, by default the one that the network was trained on, or a pair of images and
+        their classes, (N, …) as `predict` takes them and (N,). `root` is the folder of the data set's files or, for
+        `folder`, of your own pictures; `file` is the .npz file for `npz`; `mirror` is an address to fetch files from,
+        for MNIST by default the environment variable MNIST_MIRROR.
         DataError if the images are not available or don't suit the network.
         """
         if isinstance(data, tuple):

@@ -17,9 +17,9 @@ from mnist_cnn.errors import ConfigError, missing_package
 def train(*settings: str) -> "TrainingRun":
     """Train a network, and return the finished run.
 
-    `settings` are those of `mnist-cnn train`, one string each: `"model=tiny", "trainer.max_epochs=1"`. The run goes
-    into a folder of its own, as always. ConfigError for a wrong setting; Interrupted, a KeyboardInterrupt, where the
-    training is interrupted: it is continued by `train("resume=FOLDER")`.
+    `settings` are those of `mnist-cnn train`, one string each: `"model=tiny", "trainer.max_epochs=1"`. The run gets a
+    folder of its own, as always. ConfigError for a wrong setting; Interrupted, a KeyboardInterrupt, if the training is
+    interrupted: `train("resume=FOLDER")` continues it.
     """
     if find_spec("hydra") is None:
         raise missing_package("hydra")

@@ -28,7 +28,7 @@ def add_data_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root", metavar="FOLDER", help="the folder of the image files (data), or of your own pictures"
     )
-    parser.add_argument("--data-file", metavar="FILE.npz", help="your images, where they are a file of NumPy arrays")
+    parser.add_argument("--data-file", metavar="FILE.npz", help="a .npz file with your images")
     parser.add_argument(
         "--mirror",
         metavar="ADDRESS",
@@ -38,7 +38,7 @@ def add_data_files(parser: argparse.ArgumentParser) -> None:
 
 
 def data_files(options: argparse.Namespace, dataset: str) -> DataFiles:
-    """Where the options say that a data set is; ConfigError, in the user's words, where they don't or can't."""
+    """The data set and its place, from the options; ConfigError, naming the option, if one is missing or wrong."""
     from mnist_cnn.data.download import mirror_address
     from mnist_cnn.data.sources import kind_of, name_of
 

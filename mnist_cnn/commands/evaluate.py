@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gif", metavar="FILE.gif", type=file_path,
-        help="write an animation: the first images being recognised one after another, then the first mistakes",
+        help="write an animation of the first images being recognised, then of the first mistakes",
     )  # fmt: skip
     add_json(parser)
 

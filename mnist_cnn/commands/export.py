@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "Write a trained network as a file for another program."
 
-# What a format's function gives: facts for JSON, and lines for people.
+# What a format's function returns: facts for JSON, and lines for people.
 Written = tuple[dict[str, Any], list[str]]
 
 
@@ -36,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", type=file_path,
         help="the file to write (MODEL.onnx, .pt2 or .keras in this folder)",
     )  # fmt: skip
+<<<<<<< HEAD
     parser.add_argument("--int8", action="store_true", help="onnx: in 8 bits: smaller, often faster (docs/export.md)")
+=======
+    parser.add_argument("--int8", action="store_true", help="onnx: in 8 bits, smaller and often faster")
+>>>>>>> mend-text
     add_data_files(parser)
     add_json(parser)
 
@@ -116,10 +120,10 @@ def _shapes(trained: "TrainedNetwork") -> dict[str, Any]:
 
 def _takes_and_gives(trained: "TrainedNetwork") -> str:
     takes, gives = (
-        f"{it['name']}, {it['dtype']} ({', '.join(map(str, ['N', *it['shape'][1:]]))})"
-        for it in _shapes(trained).values()
+        f"{tensor['name']}, {tensor['dtype']} ({', '.join(map(str, ['N', *tensor['shape'][1:]]))})"
+        for tensor in _shapes(trained).values()
     )
-    return f"takes {takes}, and gives {gives}"
+    return f"takes {takes}, returns {gives}"
 
 
 def _reference(options: argparse.Namespace, trained: "TrainedNetwork") -> "Reference":
@@ -137,7 +141,7 @@ def _reference(options: argparse.Namespace, trained: "TrainedNetwork") -> "Refer
 
 
 def _calibration(options: argparse.Namespace, trained: "TrainedNetwork") -> Any:
-    """Training images, evenly spaced, by which a file in 8 bits is calibrated."""
+    """Training images, evenly spaced, to calibrate a file in 8 bits with."""
     from mnist_cnn.data import datasets
     from mnist_cnn.export.int8 import CALIBRATION
     from mnist_cnn.export.program import as_input, image_shape

@@ -1,4 +1,4 @@
-"""`mnist-cnn page`: writes a page to draw on."""
+"""`mnist-cnn page`: writes an HTML file to draw on."""
 
 import argparse
 import json
@@ -11,8 +11,7 @@ from mnist_cnn.errors import CheckpointError, ConfigError, one_line, unicode_tex
 from mnist_cnn.terminal import print_json
 
 DESCRIPTION = (
-    "Write a page to draw on, one HTML file with the network inside: it says what it sees while you draw. It needs a "
-    "browser, and no server or network connection."
+    "Write one HTML file to draw on: the network inside classifies while you draw. It opens in any browser, offline."
 )
 
 
@@ -54,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _test_accuracy(file: Path) -> float | None:
-    """What a checkpoint's card, or the metrics of its run, say of its accuracy on test images; None if unknown."""
+    """The test accuracy according to the checkpoint's card or the metrics of its run; None if unknown."""
     from mnist_cnn.inference import box
 
     if file.parent == box.BOX:

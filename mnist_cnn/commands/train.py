@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
-    """Train with these settings and flags; returns the exit status. On the command line, `words` stand before them."""
+    """Train with these settings and flags; returns the exit status. `words` are those before them, such as `train`."""
     if find_spec("hydra") is None:
         return failed(str(missing_package("hydra")))
     from mnist_cnn.hydra_cli.run import CONF, run_hydra

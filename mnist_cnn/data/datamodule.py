@@ -20,7 +20,7 @@ from mnist_cnn.data.datasets import Dataset, MissingFilesError
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.sources import OWN, kind_of
 from mnist_cnn.data.split import split_indices
-from mnist_cnn.errors import ConfigError, DataError
+from mnist_cnn.errors import ConfigError, DataError, one_line
 
 Batch = tuple[Tensor, Tensor]
 
@@ -93,9 +93,13 @@ class MNISTDataModule(pl.LightningDataModule):
         except ValueError as error:
             raise ConfigError(f"data.val_fraction={error}.") from error
         self.train, self.val, self.test = full.subset(train), full.subset(val), self.dataset.test
-        without = len(full.labels.bincount().nonzero()) - len(self.val.labels.bincount().nonzero())
+        validated = set(self.val.labels.tolist())
+        without = [name for label, name in enumerate(self.dataset.classes) if label not in validated]
         if without and len(val) and kind_of(self._name) in OWN:
-            print(f"note: {without} classes have no validation image; data.split=stratified avoids it", file=sys.stderr)
+            names = one_line(", ".join(without))
+            print(
+                f"note: classes without a validation image: {names}; data.split=stratified avoids it", file=sys.stderr
+            )
         standard = self.config.normalize == "standard"
         configured = Preprocessing.standard(self.train.images) if standard else Preprocessing()
         self.preprocessing = self._preprocessing or configured

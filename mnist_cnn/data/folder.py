@@ -1,6 +1,6 @@
 """Reads a data set of the user's own pictures: a folder with a folder of pictures for each class.
 
-Which pictures are for testing, and the order of the others, follow from the names of the files alone.
+Which pictures become the test set, and the order of the others, depend on the file names alone.
 """
 
 import hashlib
@@ -19,30 +19,31 @@ from mnist_cnn.data.sources import MAX_CLASSES, Array, Arrays, Source, own_name
 from mnist_cnn.errors import DataError, one_line
 
 MAX_BYTES = 2**31  # of all images in memory; 10,000 of 3×256×256 have 2·10⁹
-_TEST_PART = 5  # one picture in so many of a class is for testing
-_SHOWN = 3  # so many of the pictures that can't be read are named
+_TEST_PART = 5  # one in five pictures of a class is a test image
+_SHOWN = 3  # unreadable pictures that the warning names
 
 Shape = tuple[int, int, int]
 Pictures = Mapping[str, Sequence[Path]]  # the files of each class
 
 
 def folder_source(root: Path, shape: Shape) -> Source:
-    """The source of the pictures under `root`, brought to `shape` (C, H, W); its classes are named as the folders.
+    """The source of the pictures under `root`, resized to `shape` (C, H, W); each class is named after its folder.
 
-    Where `root` has the folders `train` and `test`, each has a folder for each class. Otherwise `root` itself has, and
-    a fifth of each class is for testing. DataError where this is not so; the files are only read later.
+    If `root` has the folders `train` and `test`, each of them has a folder for each class. Otherwise the class folders
+    lie in `root` itself, and a fifth of each class becomes the test set. DataError if neither is the case; the files
+    are only read later.
     """
     where = one_line(root)
     folders = _folders(root)
     if {"train", "test"} <= set(folders):
         train, test = (_pictures(root / part) for part in ("train", "test"))
         if different := sorted(set(train) ^ set(test)):
-            raise DataError(f"{where}: train and test have other classes: {different[0]} is only in one of them.")
+            raise DataError(f"{where}: train and test have different classes: {different[0]} is in only one of them.")
         if unused := [name for name in folders if name not in ("train", "test")]:
             left_out = one_line(", ".join(unused))
             print(f"note: {where}: only train and test are used, not {left_out}", file=sys.stderr)
     elif "train" in folders and _folders(root / "train"):
-        raise DataError(f"{where}: it has a folder train, but no test; add one, or name the folder train itself.")
+        raise DataError(f"{where}: there is a folder train but no test: add test, or name the folder train instead.")
     else:
         train, test = _pictures(root), {}
     files = [file for part in (train, test) for pictures in part.values() for file in pictures]
@@ -61,7 +62,7 @@ def _pictures(folder: Path) -> Pictures:
     where, classes = one_line(folder), sorted(_folders(folder), key=_natural)
     if len(classes) < 2:
         only = f"only one, {classes[0]}" if classes else "none"
-        raise DataError(f"{where}: a data set has a folder of pictures for each of at least 2 classes; it has {only}.")
+        raise DataError(f"{where}: at least 2 class folders are needed; found {only}.")
     if len(classes) > MAX_CLASSES:
         raise DataError(f"{where}: {len(classes):,} folders; the limit is {MAX_CLASSES:,} classes.")
     for name in classes:
@@ -94,16 +95,16 @@ def _read_parts(root: Path, train: Pictures, test: Pictures, shape: Shape) -> Ar
     for label, name in enumerate(train):
         (places,) = np.nonzero(labels == label)
         if len(places) < 2:
-            raise DataError(f"{one_line(root / name)}: one picture; at least 2 are needed, one of them to test on.")
+            raise DataError(f"{one_line(root / name)}: one picture; at least 2 are needed, one of them for testing.")
         is_test[places[: max(1, len(places) // _TEST_PART)]] = True
     return images[~is_test], labels[~is_test], images[is_test], labels[is_test]
 
 
 def _read(folder: Path, pictures: Pictures, shape: Shape) -> tuple[Array, Array]:
-    """Images, uint8 (N, C, H, W), and labels (N,), in the order of the hashes of the files' names.
+    """Images, uint8 (N, C, H, W), and labels (N,), ordered by the hashes of the file names.
 
-    So the classes are mixed, and a picture that is added changes hardly anything. Pictures that can't be read are left
-    out, which a line on standard error says; DataError where a class has no others.
+    This mixes the classes, and an added picture hardly changes the order. Pictures that can't be read are left out, and
+    a line on standard error says so; DataError if a class has no others.
     """
     files = [(label, file) for label, name in enumerate(pictures) for file in pictures[name]]
     files.sort(key=lambda item: hashlib.sha256(os.fsencode(item[1].relative_to(folder))).digest())

@@ -1,4 +1,4 @@
-"""Reads npz files as Keras keeps data sets in them: a file of the user's own, and MNIST in Keras' cache."""
+"""Reads npz files in the layout of Keras' data sets: the user's own file, and MNIST in Keras' cache."""
 
 import hashlib
 import os
@@ -12,8 +12,8 @@ from mnist_cnn.errors import DataError, one_line
 from mnist_cnn.files import open_regular, read_regular
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-MAX_BYTES = 2**32  # of the four arrays, unpacked; MNIST as float64 has a tenth of it
-_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as NumPy packs; others may take any amount of memory to unpack
+MAX_BYTES = 2**32  # of the four arrays, unpacked; MNIST as float64 takes a tenth of it
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; others may take any amount of memory
 # Published by Keras, in keras/src/datasets/mnist.py.
 _KERAS_MNIST = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
@@ -21,7 +21,7 @@ _KERAS_MNIST = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1
 def npz_source(file: Path) -> Source:
     """The source of the user's own images in an npz file; its classes are the labels, `0`, `1`, and so on.
 
-    DataError where the file does not hold a data set.
+    DataError if the file does not hold a data set.
     """
     try:
         arrays = read_npz(file)
@@ -36,7 +36,7 @@ def npz_source(file: Path) -> Source:
 
 
 def keras_mnist() -> Path | None:
-    """MNIST as `keras.datasets.mnist` has downloaded it; None where it isn't there, or is damaged."""
+    """The MNIST file that Keras downloaded; None if missing or damaged."""
     home = os.environ.get("KERAS_HOME")
     file = (Path(home) if home else Path("~/.keras").expanduser()) / "datasets" / "mnist.npz"
     try:
@@ -46,10 +46,10 @@ def keras_mnist() -> Path | None:
 
 
 def read_npz(file: Path) -> Arrays:
-    """The arrays that KEYS names, checked. Nothing in the file is run, and no more is unpacked than MAX_BYTES.
+    """The arrays that KEYS names, checked. Nothing in the file is run, and at most MAX_BYTES are unpacked.
 
     Images are (N, H, W) or, in colour, (N, H, W, 3), as whole numbers 0 … 255 or fractions 0 … 1; labels are (N,) and
-    count the classes from 0. OSError where the file can't be opened, ValueError where it holds anything else.
+    count the classes from 0. OSError if the file can't be opened, ValueError if it holds anything else.
     """
     try:
         with open_regular(file) as stream, zipfile.ZipFile(stream) as archive:
@@ -61,7 +61,7 @@ def read_npz(file: Path) -> Arrays:
             if sum(member.file_size for member in wanted) > MAX_BYTES:
                 raise ValueError(f"its arrays are larger than the limit of {MAX_BYTES:,} bytes")
             if any(member.compress_type not in _PACKED for member in wanted):
-                raise ValueError("it is not packed as NumPy packs")
+                raise ValueError("it is compressed in a way that NumPy does not write")
             x_train, y_train, x_test, y_test = (_read(archive, member) for member in wanted)
     except (OSError, ValueError):
         raise
@@ -74,11 +74,11 @@ def read_npz(file: Path) -> Arrays:
     have, most = set(labels[0].tolist()), int(labels[0].max())
     if without := sorted(set(range(most)) - have):
         shown = ", ".join(map(str, without[:5]))
-        raise ValueError(f"y_train goes up to {most}, but has no {shown}; every class needs an image to train on")
+        raise ValueError(f"y_train has labels up to {most}, but none of {shown}; every class needs a training image")
     if len(have) < 2:
         raise ValueError("y_train has one class only; at least 2 are needed")
     if labels[1].max() > most:
-        raise ValueError(f"y_test goes up to {labels[1].max()}, y_train only up to {most}")
+        raise ValueError(f"y_test has labels up to {labels[1].max()}, y_train only up to {most}")
     return images[0], labels[0], images[1], labels[1]
 
 
@@ -122,5 +122,5 @@ def _labels(key: str, array: Array, count: int) -> Array:
     if len(array) != count:
         raise ValueError(f"{key} has {len(array):,} labels for {count:,} images")
     if array.min() < 0 or array.max() >= MAX_CLASSES:
-        raise ValueError(f"{key} goes from {array.min()} to {array.max()}; labels go from 0 to {MAX_CLASSES - 1}")
+        raise ValueError(f"{key} has labels from {array.min()} to {array.max()}; they must be 0 to {MAX_CLASSES - 1}")
     return array.astype(np.int64)

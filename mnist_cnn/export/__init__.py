@@ -1,1 +1,1 @@
-"""Files that use a trained network without PyTorch: ONNX, and a page to draw on."""
+"""Files for other programs, made from a trained network: ONNX, .pt2, and a page to draw on."""

@@ -16,7 +16,7 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork
 
 
 def facts(trained: TrainedNetwork, file: Path) -> dict[str, str]:
-    """What is known of the network before it is exported; `file` is its checkpoint. Lists and the like are JSON."""
+    """What is known of the network before it is exported; `file` is its checkpoint. Lists and dictionaries are JSON."""
     known = {
         "model": trained.model,
         "dataset": trained.dataset,
@@ -31,7 +31,7 @@ def facts(trained: TrainedNetwork, file: Path) -> dict[str, str]:
 
 
 def text(trained: TrainedNetwork, file: Path) -> str:
-    """The card to read: that of the box, or a line."""
+    """The card as text: that of a network in the box, or one line."""
     if _is_in_box(file):
         return box.text(file.stem)
     return f"{trained.model}, {trained.provenance}, trained on {trained.dataset}."

@@ -16,7 +16,7 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for
 
 MOST_DIFFERENCE = 1e-5  # of a probability: rounding, in another order of the same sums
-_RANDOM = 250  # images where the data set is not available
+_RANDOM = 250  # images if the data set is not available
 
 # From images as a file takes them, uint8 (N, H, W) or (N, H, W, C), to probabilities (N, classes).
 Answers = Callable[[Array], Array]
@@ -24,7 +24,7 @@ Answers = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Reference:
-    """Images, and what the network makes of them in PyTorch. They are random ones if the data set is `missing`."""
+    """Images, and the network's answers in PyTorch. The images are random if the data set is `missing`."""
 
     images: Array
     evaluation: Evaluation
@@ -39,7 +39,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Check:
-    """What was compared; `accuracy` is None where the images are random."""
+    """What was compared; `accuracy` is None if the images are random."""
 
     reference: Reference
     difference: float  # the largest of a probability
@@ -69,7 +69,7 @@ class Check:
 def reference(
     trained: TrainedNetwork, name: str, root: str | Path, mirror: str | None = None, file: str | Path = ""
 ) -> Reference:
-    """The test images that the network was trained for, or random ones where those are not available."""
+    """The test images of the data set `name`, or random images if those are not available."""
     missing = None
     try:
         images = images_for(trained, "test", name, root, mirror, file)
@@ -105,7 +105,7 @@ def require_equal(check: Check, runtime: str) -> Check:
 
 
 def _random_images(trained: TrainedNetwork) -> Images:
-    """Uniform pixels, fewer and fewer of them black: from an empty image to one that is half full."""
+    """Random pixels on black: from an empty image to one that is half full."""
     random = torch.Generator().manual_seed(0)
     shape = image_shape(trained)
     count = max(2, min(_RANDOM, 2**27 // (shape[0] * shape[1] * shape[2])))

@@ -21,15 +21,15 @@ _BATCH = 100
 # Everything between these stays in float: in ONNX Runtime, poolings and activations are slower in 8 bits (`strong` and
 # `accurate` would be 1.5 and 1.4 times as fast as in float, instead of 1.8 and 2.0 times).
 _QUANTIZED = ["Conv", "Gemm", "MatMul"]
-# So does a convolution with fewer channels in its kernel, such as the first one: in 8 bits, `baseline` and `tiny` would
-# take 0.9 and 2.2 times as long as in float, instead of 0.8 and 1.0 times.
+# So do convolutions with fewer input channels per filter, the first one and depthwise ones: in 8 bits, `baseline` and
+# `tiny` would take 0.9 and 2.2 times as long as in float, instead of 0.8 and 1.0 times.
 _LEAST_CHANNELS = 4
 
 
 def quantize(model: "onnx.ModelProto", calibration: Array) -> "onnx.ModelProto":
     """The model in 8 bits, weights and activations. Its input and output stay as they are.
 
-    `calibration` are training images as the model takes them, uint8 (N, H, W) or (N, H, W, C).
+    `calibration` holds training images as the model takes them, uint8 (N, H, W) or (N, H, W, C).
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -54,7 +54,7 @@ def quantize(model: "onnx.ModelProto", calibration: Array) -> "onnx.ModelProto":
 
 
 def rates(one: Answers, other: Answers, reference: Reference) -> tuple[float, float]:
-    """Images a second of each: the medians of five rounds, in which they take turns."""
+    """Images per second of each: the medians of five rounds, in which they take turns."""
     images = reference.images[: 8 * reference.batch]
     taken: dict[Answers, list[float]] = {one: [], other: []}
     for _ in range(5):
@@ -84,7 +84,7 @@ class _Batches:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keep ONNX Runtime from telling, through the root logger, how it is done by hand."""
+    """Silence ONNX Runtime's advice on quantizing by hand, which it sends to the root logger."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

@@ -27,9 +27,9 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was checked of an `.onnx` file and, if it is in 8 bits, of the same network in float32 beside it.
+    """What was checked of an `.onnx` file and, if it is in 8 bits, of the same network in float32.
 
-    `rates` are those of the two in images a second, on one core.
+    `rates` are the speeds of both in images per second, on one core.
     """
 
     check: Check
@@ -57,7 +57,7 @@ class Exported:
 
 
 def require_packages() -> None:
-    """Raise UserError if what writes and runs ONNX files is not installed."""
+    """Raise UserError if a package that writes or runs ONNX files is not installed."""
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"for ONNX, {' and '.join(missing)} must be installed: pip install 'mnist-cnn[onnx]'")
@@ -71,12 +71,12 @@ def export_onnx(
     about: str,
     calibration: Array | None = None,
 ) -> Exported:
-    """Write an `.onnx` file that gave PyTorch's answers in ONNX Runtime, with the model card `facts` and `about` in it.
+    """Write an `.onnx` file that gives PyTorch's answers in ONNX Runtime; it holds the model card `facts` and `about`.
 
     With `calibration`, images as the file takes them, it is written in 8 bits. Its answers then differ a little from
-    PyTorch's; only those of the same file in float32 must be equal.
+    PyTorch's; only those of the same network in float32 must be equal.
 
-    UserError if they are not, or a layer can't be exported; OutputError if the file exists or can't be written.
+    UserError if they are not, or if a layer can't be exported; OutputError if the file exists or can't be written.
     """
     require_packages()
     check_is_new(path)
@@ -96,7 +96,7 @@ def export_onnx(
 
 
 def session(model: "onnx.ModelProto", threads: int = 0) -> Answers:
-    """The model in ONNX Runtime, on so many threads; 0: on as many as there are cores."""
+    """The model in ONNX Runtime, on this number of threads; 0: one for each core."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-// The field: draws strokes, shows what the network sees of them, and its answer, while they are drawn.
+// The drawing area: draws strokes and shows, while they are drawn, what the network sees and answers.
 "use strict";
 
 const element = (name) => document.getElementById(`draw-${name}`);
@@ -8,7 +8,7 @@ function loaded(description) {
   return { ...description, operations: description.operations.map(operation) };
 }
 
-/** The image, 0 … 255, in the size of the network's input, and the probability of each class. */
+/** The image, 0 … 255, at the size of the network's input, and the probability of each class. */
 function answer(network, image) {
   const input = fitted(image, network.input);
   const values = input.values.map((value) => (value / network.scale - network.mean) / network.std);
@@ -23,9 +23,9 @@ function startField() {
   const strokes = []; // lists of points {x, y}, from 0 to 1
   const cursor = { x: 0.5, y: 0.5, shown: false, down: false };
   let ink = blank(INK_SIDE, INK_SIDE);
-  let pointer = null; // the id of the one that draws
+  let pointer = null; // id of the pointer that is drawing
   let isWaiting = false; // for the next frame
-  let spoken; // the timer of what is to be said
+  let spoken; // timeout of the screen reader's announcement
   let [lastEnd, lastTime] = [0, 0]; // of the computation of an answer, in milliseconds
 
   const bars = network.classes.map((name) => {
@@ -38,7 +38,7 @@ function startField() {
   });
   const isLong = network.classes.length > 10 || network.classes.some((name) => name.length > 2);
   element("bars").classList.toggle("long", isLong);
-  if (isLong) element("bars").tabIndex = 0; // so that it scrolls by the keyboard
+  if (isLong) element("bars").tabIndex = 0; // so that the keyboard can scroll it
   element("bars").style.setProperty("--rows", Math.ceil(bars.length / 2));
   const invitation = element("probability").textContent;
 
@@ -51,7 +51,7 @@ function startField() {
     isWaiting = false;
     paint();
     const now = performance.now();
-    // A network that takes long gets half of the time, so that the strokes still follow the hand.
+    // A slow network gets at most half of the time, so that drawing stays smooth.
     if (now < lastEnd + lastTime) changed();
     else {
       show();
@@ -109,7 +109,7 @@ function startField() {
     seen.getContext("2d").putImageData(pixels, 0, 0);
   }
 
-  /** Tell the answer to a screen reader once the drawing rests, not at every move. */
+  /** Announce the answer to a screen reader once the drawing pauses, not at every move. */
   function speak(text) {
     clearTimeout(spoken);
     spoken = setTimeout(() => (element("spoken").textContent = text), 500);
@@ -121,7 +121,7 @@ function startField() {
     changed();
   }
 
-  function goOn(point) {
+  function extend(point) {
     const stroke = strokes.at(-1);
     addMark(ink, stroke.at(-1), point);
     stroke.push(point);
@@ -137,7 +137,7 @@ function startField() {
     changed();
   }
 
-  function place(event) {
+  function position(event) {
     const box = canvas.getBoundingClientRect();
     return { x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height };
   }
@@ -147,12 +147,12 @@ function startField() {
     pointer = event.pointerId;
     canvas.setPointerCapture(pointer);
     cursor.shown = cursor.down = false;
-    begin(place(event));
+    begin(position(event));
   });
   canvas.addEventListener("pointermove", (event) => {
     if (event.pointerId !== pointer) return;
-    const moves = event.getCoalescedEvents?.() ?? []; // all positions since the last event, where the browser has them
-    for (const move of moves.length ? moves : [event]) goOn(place(move));
+    const moves = event.getCoalescedEvents?.() ?? []; // all positions since the last event, if the browser has them
+    for (const move of moves.length ? moves : [event]) extend(position(move));
   });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (pointer = null));
   canvas.addEventListener("contextmenu", (event) => event.preventDefault()); // a long touch asks for it
@@ -164,7 +164,7 @@ function startField() {
       cursor.x = clamp(cursor.x + x / 28);
       cursor.y = clamp(cursor.y + y / 28);
       cursor.shown = true;
-      if (cursor.down) goOn({ x: cursor.x, y: cursor.y });
+      if (cursor.down) extend({ x: cursor.x, y: cursor.y });
     } else if (event.key === " " || event.key === "Enter") {
       if (event.repeat) return event.preventDefault();
       cursor.shown = true;

@@ -1,4 +1,4 @@
-"""Makes a page to draw on: one HTML file in which a trained network says what it sees, while one draws."""
+"""Makes a page to draw on: one HTML file with a trained network inside, which classifies while the user draws."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ _SCRIPTS = ("page_network.js", "page_drawing.js", "page.js")
 
 
 class Field(NamedTuple):
-    """The parts of a field to draw in, of which a page holds one: a style sheet, what stands in the body, a script."""
+    """The parts of a drawing area, of which a page holds one: style sheet, markup and script."""
 
     style: str
     markup: str
@@ -24,12 +24,12 @@ class Field(NamedTuple):
 
 
 def page(trained: TrainedNetwork, accuracy: float | None = None) -> str:
-    """A page of its own, of which two calls give the same; `accuracy`, from 0 to 1, is that on test images, if known.
+    """A standalone page, identical for every call; `accuracy`, from 0 to 1, is the test accuracy, if known.
 
     CheckpointError, with the reason, if a page can't run the network.
     """
     network = page_network(trained)
-    it = field(network)
+    area = field(network)
     tested = "" if accuracy is None else f", right on {100 * accuracy:.2f} % of its test images"
     count = trained.network.parameter_count
     about = f"{trained.model}: a network of {count:,} parameters, trained on {trained.dataset}{tested}."
@@ -37,38 +37,38 @@ def page(trained: TrainedNetwork, accuracy: float | None = None) -> str:
         "page.html",
         title=title(network),
         about=html.escape(about),
-        style=colours() + it.style,
-        field=it.markup,
-        script=it.script,
-        policy=policy(it.script),
+        style=colours() + area.style,
+        field=area.markup,
+        script=area.script,
+        policy=policy(area.script),
     )
 
 
 def field(network: dict[str, Any]) -> Field:
-    """The field for a network that `page_network` describes."""
+    """The drawing area for a network that `page_network` describes."""
     height, width = network["input"]
     markup = _filled(
         "page_field.html",
         size=f"{width}×{height}",
         invitation=title(network),
-        # A browser must not take anything in it for the end of the script.
+        # Nothing in it may look like the end of the script to a browser.
         network=json.dumps(network, allow_nan=False).replace("<", "\\u003c"),
     )
     return Field(_read("page.css"), markup, "".join(_read(name) for name in _SCRIPTS))
 
 
 def title(network: dict[str, Any]) -> str:
-    """What to do: a heading for the field."""
+    """The heading of the drawing area."""
     return "Draw a digit" if network["placing"] == "digit" else "Draw a picture"
 
 
 def colours() -> str:
-    """The colours of all pages, light and dark, as variables of a style sheet."""
+    """The colours of all pages, light and dark, as CSS variables."""
     return _read("colours.css")
 
 
 def policy(script: str) -> str:
-    """The Content-Security-Policy of a page that runs this script only, or none if it is empty, and loads nothing."""
+    """The Content-Security-Policy of a page that loads nothing and runs only this script, or none if it is empty."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     runs = f"script-src 'sha256-{digest}'; " if script else ""
     return f"default-src 'none'; {runs}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -34,7 +34,7 @@ function addMark(ink, from, to) {
   }
 }
 
-/** The image of a drawing, brightness 0 … 255 in a size [height, width]; null if nothing is drawn. */
+/** The image of a drawing, brightness 0 … 255, of size [height, width]; null if nothing is drawn. */
 function imageOf(ink, placing, [height, width]) {
   if (!ink.values.some((value) => value > STROKE_INK)) return null;
   if (placing === "whole") return inBytes(resized(ink, height, width));
@@ -42,7 +42,7 @@ function imageOf(ink, placing, [height, width]) {
   return inBytes(placed({ ...ink, values: clear }, height, width));
 }
 
-/** The digit in ink in an image of MNIST's kind: its size, its stroke width and its place. */
+/** The digit in the ink as an image like MNIST's, with its size, stroke width and place. */
 function placed(ink, height, width) {
   const digit = cropped(ink);
   const scale = roundEven(DIGIT * Math.min(height, width)) / Math.max(digit.height, digit.width);
@@ -65,7 +65,7 @@ function placed(ink, height, width) {
   return image;
 }
 
-/** The part of an image that has strokes in it. */
+/** The part of an image that has strokes. */
 function cropped({ height, width, values }) {
   let [top, bottom, left, right] = [height, 0, width, 0];
   values.forEach((value, i) => {
@@ -124,7 +124,7 @@ function strokeWidth({ height, width, values }) {
   return (2 * area) / Math.max(1, outline);
 }
 
-/** An image 0 … 255 in the size that a network takes: padded if that is a little larger, resampled otherwise. */
+/** An image 0 … 255 at the size that a network takes: padded if that is a little larger, otherwise resampled. */
 function fitted(image, [height, width]) {
   const [down, across] = [height - image.height, width - image.width];
   if (down === 0 && across === 0) return image;
@@ -137,7 +137,7 @@ function fitted(image, [height, width]) {
   return out;
 }
 
-/** An image in another size, its values in [0, 1]. */
+/** An image at another size, its values in [0, 1]. */
 function resized(image, height, width) {
   const found = resampled(image, height, width);
   return { ...found, values: found.values.map(clamp) };
@@ -145,7 +145,7 @@ function resized(image, height, width) {
 
 /** Bilinear with antialiasing: what torch's interpolate(mode="bilinear", antialias=True) computes. */
 function resampled(image, height, width) {
-  const [down, across] = [weights(image.height, height), weights(image.width, width)];
+  const [down, across] = [pixelShares(image.height, height), pixelShares(image.width, width)];
   const lines = blank(image.height, width);
   for (let row = 0; row < image.height; row++) {
     across.forEach(({ first, shares }, column) => {
@@ -163,8 +163,8 @@ function resampled(image, height, width) {
   return out;
 }
 
-/** For each position of a resampled line: the first of the pixels that it is made of, and the share of each. */
-function weights(before, after) {
+/** For each position of a resampled line: the first of the pixels that it is made from, and the share of each. */
+function pixelShares(before, after) {
   const scale = before / after;
   const reach = Math.max(scale, 1);
   return Array.from({ length: after }, (_, position) => {
@@ -185,7 +185,7 @@ function clamp(value) {
   return Math.min(Math.max(value, 0), 1);
 }
 
-/** The nearest whole number, and of two the even one, as Python rounds. */
+/** The nearest whole number, the even one in a tie, as Python rounds. */
 function roundEven(value) {
   const up = Math.round(value);
   return up - value === 0.5 && up % 2 ? up - 1 : up;

@@ -1,4 +1,4 @@
-// Computes the outputs of a network, operation by operation; page_network.py writes the list that is read here.
+// Computes the outputs of a network, operation by operation, from the list that page_network.py writes.
 //
 // A tensor is {shape, values}: float32 values in Keras' order, which for an image is [height, width, channels], the last
 // varying fastest. So an image is flattened by giving it another shape. Sums are computed in double precision.
@@ -90,7 +90,7 @@ const OPERATIONS = {
     };
   },
 
-  /** More pixels on each side, of a value that is null where it is less than any number. */
+  /** More pixels on each side, of this value; null stands for −∞. */
   padding({ sides: [left, right, top, bottom], value }) {
     return ({ shape: [height, width, channels], values }) => {
       const shape = [height + top + bottom, width + left + right, channels];
@@ -155,7 +155,7 @@ const OPERATIONS = {
     });
   },
 
-  /** Keras' ReLU with all its arguments; `most` is null where there is no largest value. */
+  /** Keras' ReLU with all its arguments; `most` is null if there is no largest value. */
   relu({ slope, threshold, most }) {
     most ??= Infinity;
     return each((x) => Math.min(x >= threshold ? x : slope * (x - threshold), most));
@@ -177,7 +177,7 @@ const OPERATIONS = {
   log: () => each((x) => Math.log(Math.max(x, 2 ** -126))),
 };
 
-/** The probabilities that these logits mean. */
+/** The probabilities that belong to these logits. */
 function softmax(logits) {
   const most = logits.reduce((a, b) => Math.max(a, b));
   const powers = logits.map((value) => Math.exp(value - most));
@@ -263,7 +263,7 @@ function normalCdf(x) {
   return x < 0 ? tail : 1 - tail;
 }
 
-/** An array that came as {float32: base64} or {float16: base64}, little-endian. */
+/** The array in {float32: base64} or {float16: base64}, little-endian. */
 function decoded(array) {
   const text = atob(array.float32 ?? array.float16);
   const view = new DataView(Uint8Array.from(text, (character) => character.charCodeAt(0)).buffer);

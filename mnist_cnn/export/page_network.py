@@ -18,7 +18,7 @@ from mnist_cnn.network.layers import activations, modules
 
 MOST_PARAMETERS = 2_000_000  # 8 MB of weights, which are a third more in a page
 MOST_OPERATIONS = 500_000_000  # for an image: more take longer than a tenth of a second
-LARGEST_SIDE = 128  # pixels: to place a drawing in larger images takes too long
+LARGEST_SIDE = 128  # pixels: placing a drawing in larger images takes too long
 
 Operation = dict[str, Any]  # its `kind`, one of OPERATIONS in page_network.js, and its settings
 
@@ -189,7 +189,7 @@ def _axis(dim: int, shape: Shape) -> int:
 
 
 def _array(values: Tensor) -> dict[str, str]:
-    """Numbers in base64, as float32; as float16, half as long, where that holds them exactly, as in the box."""
+    """Numbers in base64, as float32, or as float16, half as long, if that holds them exactly, as in the box."""
     array = values.detach().numpy().astype("<f4")
     with np.errstate(over="ignore"):
         half = array.astype("<f2")

@@ -1,4 +1,4 @@
-"""Reads a list of layers of this project, such as a file of `conf/model`, for a Keras file that has weights only."""
+"""Reads a list of this project's layers, such as a file of `conf/model`, for a Keras file that has only weights."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _SCALED = "scaled_input"  # the name of the layers that are put before the list
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes `1e-3` for a number, as Hydra does; YAML 1.1 wants `1.0e-3`."""
+    """Reads `1e-3` as a number, as Hydra does; YAML 1.1 requires `1.0e-3`."""
 
 
 _Loader.add_implicit_resolver(
@@ -37,7 +37,7 @@ def read_list(path: Path) -> list[Any]:
         content = plain_yaml(read_regular(path, _MAX_BYTES).decode(), _Loader)
     except OSError as error:
         raise KerasFileError(f"{path}: it can't be read: {error.strerror}.") from error
-    except Exception as error:  # PyYAML raises nearly anything for values that are none
+    except Exception as error:  # PyYAML raises nearly anything for text that is not YAML
         raise KerasFileError(f"{path}: not a list of layers: {one_line(flat(error), 200)}.") from error
     layers = content.get("layers") if isinstance(content, Mapping) else content
     if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
@@ -69,7 +69,7 @@ def as_model(layers: Sequence[Any], prepended: Prepended = ()) -> tuple[KerasLay
 
 
 def _behind_scaling(entry: Any) -> Any:
-    """A layer that takes the scaled images where it names the input."""
+    """A layer with the scaled images in place of the network's input."""
     if isinstance(entry, str):
         return entry
     ((kind, arguments),) = entry.items()

@@ -1,4 +1,4 @@
-"""What the HTML pages of this package share: their style, their frame, and images that are part of the page."""
+"""What the HTML pages of this package share: style, frame and embedded images."""
 
 import base64
 import html
@@ -15,8 +15,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
 section { margin: 2rem 0; }
-.pair { display: grid; gap: 2rem; margin: 2rem 0; }
-.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem; }
+.pair { margin: 2rem 0; }
 .pair section { margin: 0; min-width: 0; }
 img { display: block; width: 100%; max-width: 34rem; height: auto; border-radius: .4rem; }
 .wide { overflow-x: auto; }
@@ -33,9 +33,9 @@ small { color: var(--muted); }
 
 
 def document(title: str, body: str, style: str = "", script: str = "") -> str:
-    """An HTML page, which loads nothing and runs nothing but `script`.
+    """An HTML page that loads nothing and runs only `script`.
 
-    `title` is text; `body` is HTML, in which text from elsewhere is escaped already.
+    `title` is text; `body` is HTML, in which text from elsewhere is already escaped.
     """
     run = f"<script>{script}</script>\n" if script else ""
     return f"""<!doctype html>
@@ -56,9 +56,9 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
 
 
 def image(png: bytes, alt: str, kind: str = "", width: float = 0) -> str:
-    """An `img` that holds a PNG file, `width` rem wide where that is more than usual.
+    """An `img` that holds a PNG file, `width` rem wide if that is more than usual.
 
-    `kind` is its class, such as `drawn` for a figure that is inverted in the dark.
+    `kind` is its CSS class, such as `drawn` for a figure that is inverted in dark mode.
     """
     shown = f' class="{kind}"' if kind else ""
     shown += f' style="width: {width:g}rem; max-width: none"' if width > _WIDTH else ""

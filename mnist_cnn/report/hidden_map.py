@@ -1,4 +1,4 @@
-"""Draws test images where the last hidden layer of a network puts them: a map of what it takes for similar."""
+"""Draws a map of test images, placed by what the last hidden layer of a network makes of them."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -24,18 +24,18 @@ _MOST_NAMES = 20  # of classes, written on the map
 
 
 class HiddenMap(NamedTuple):
-    """Points (N, 2) of the first N test images, on the two principal components with `explained` of the variance."""
+    """The first N test images as points (N, 2): two principal components, with `explained` of the variance."""
 
     points: Tensor
     explained: float
-    layer: str  # whose input the points are made of
-    values: int  # of that input
+    layer: str  # the points are made from its inputs
+    values: int  # the number of its inputs
 
 
 def hidden_map(trained: TrainedNetwork, images: Images) -> HiddenMap | None:
-    """The principal component analysis of what the last dense layer gets; None if there are too few values for a map.
+    """The inputs of the last dense layer, reduced to two principal components; None if too few for a map.
 
-    In a network without a dense layer it is what the last layer with weights gets.
+    In a network without a dense layer, they are the inputs of the last layer with weights.
     """
     nodes = trained.network.nodes
     last = max(range(len(nodes)), key=lambda index: (nodes[index].kind == "Dense", nodes[index].parameters > 0, index))
@@ -47,7 +47,7 @@ def hidden_map(trained: TrainedNetwork, images: Images) -> HiddenMap | None:
 
 
 def principal_components(values: Tensor) -> tuple[Tensor, float]:
-    """Values (N, F) on their first two principal components, (N, 2), and the share of the variance that these have.
+    """Values (N, F) reduced to their first two principal components, (N, 2), and the share of the variance in these.
 
     The sign of a component is arbitrary; here, the largest of its coordinates is positive.
     """
@@ -66,7 +66,7 @@ def principal_components(values: Tensor) -> tuple[Tensor, float]:
 
 
 def draw(found: HiddenMap, images: Images, classes: Sequence[str]) -> Figure:
-    """The map: an image wherever there is room for one, a dot elsewhere, in the colour of its class."""
+    """The map: a small image where there is room for one, elsewhere a dot in the colour of the class."""
     labels = images.labels[: len(found.points)].numpy()
     colours = _colours(len(classes))
     places = _places(found.points.numpy())
@@ -97,7 +97,7 @@ def draw(found: HiddenMap, images: Images, classes: Sequence[str]) -> Figure:
 
 @torch.inference_mode()
 def _inputs(trained: TrainedNetwork, images: Images, node: int) -> Tensor:
-    """What a node gets for the first images, (N, F)."""
+    """The inputs of a node for the first images, (N, F)."""
     network, found, left = trained.network, list[Tensor](), min(MOST_IMAGES, len(images))
     source = network.nodes[node].sources[0]
     for start in range(0, left, network.evaluation_batch):
@@ -111,7 +111,7 @@ def _inputs(trained: TrainedNetwork, images: Images, node: int) -> Tensor:
 
 
 def _places(points: NDArray[np.float64]) -> NDArray[np.int_]:
-    """Points (N, 2) as pixels of the canvas, as wide and high as there is room."""
+    """Points (N, 2) as pixels of the canvas, which they fill."""
     low, high = points.min(0), points.max(0)
     inside = (points - low) / np.maximum(high - low, 1e-12)
     places: NDArray[np.int_] = (_THUMBNAIL + inside * (_CANVAS - 2 * _THUMBNAIL)).round().astype(int)

@@ -147,22 +147,21 @@ def _hidden_map(found: HiddenMap | None, image: Callable[[str, str], str]) -> st
     if found is None:
         return ""
     return f"""<section><h2>Map of the last hidden layer</h2>
-<p><small>The first {len(found.points):,} test images by what {html.escape(found.layer)} gets, {found.values:,} values
-each, on their first two principal components (PCA), which hold {found.explained:.0%} of the variance: images that lie
-apart differ, and those that lie together may differ in what is not shown. The colour is the true class.</small></p>
+<p><small>The first {len(found.points):,} test images, placed by the inputs of {html.escape(found.layer)},
+{found.values:,} values each, reduced to two principal components (PCA) with {found.explained:.0%} of the variance.
+Images far apart differ; images close together may differ in what is not shown. The colour is the true
+class.</small></p>
 {image("hidden_map.png", "test images at their place on the first two principal components")}</section>"""
 
 
 def _field(run: Run) -> tuple[str, drawing.Field]:
-    """A field to draw in, below a heading, or a line that says why there is none."""
+    """The heading and the drawing area, or a line that says why there is none."""
     try:
         network = page_network(run.trained)
     except CheckpointError as error:
-        reason = f"<p>There is no field to draw in here: {html.escape(str(error))}</p>\n"
+        reason = f"<p>There is no drawing area here: {html.escape(str(error))}</p>\n"
         return "Draw a digit", drawing.Field("", reason, "")
-    field = drawing.field(network)
-    private = "<p><small>The network runs in this page, and nothing that you draw leaves it.</small></p>\n"
-    return drawing.title(network), field._replace(markup=private + field.markup)
+    return drawing.title(network), drawing.field(network)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

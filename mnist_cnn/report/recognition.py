@@ -10,7 +10,7 @@ from mnist_cnn.data.images import Images
 from mnist_cnn.errors import one_line
 from mnist_cnn.inference.evaluate import Answer, Evaluation
 
-# The images are not picked: the first ones of the test set, and the first ones of those that the network gets wrong.
+# The images are not hand-picked: the first ones of the test set, and the first ones that the network gets wrong.
 FIRST, FIRST_MISTAKES = 20, 4
 MILLISECONDS = 900  # that each image is shown
 SIZE = (480, 240)
@@ -24,12 +24,12 @@ _BLUE, _ORANGE, _TRACK = "#6fb1f2", "#f0953c", "#262d35"
 
 
 def recognition(evaluation: Evaluation, images: Images, model: str) -> bytes:
-    """A GIF that repeats without end: each image enlarged, the probabilities, and whether the answer is right."""
+    """A GIF in an endless loop: each image enlarged, the probabilities, and whether the answer is right."""
     frames = [_frame(evaluation, images, *shown) for shown in _chosen(evaluation, model)]
     film = Image.new("RGB", (SIZE[0], SIZE[1] * len(frames)))
     for number, frame in enumerate(frames):
         film.paste(frame, (0, number * SIZE[1]))
-    # One palette for all, so that what stays the same from frame to frame takes no space.
+    # One palette for all frames, so that what does not change between them takes no space.
     palette = film.quantize(64 if images.images.shape[1] == 1 else 256, dither=Image.Dither.NONE)
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     stream = io.BytesIO()
@@ -81,7 +81,7 @@ def _bars(draw: ImageDraw.ImageDraw, evaluation: Evaluation, answer: Answer, col
 
 
 def _enlarged(image: Tensor) -> Image.Image:
-    """An image, uint8 (C, H, W), as a square tile, each of its pixels a square if it is small."""
+    """An image, uint8 (C, H, W), enlarged to a square tile without blurring."""
     values = image.permute(1, 2, 0).numpy()
     picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
     return ImageOps.pad(picture, (_TILE, _TILE), Image.Resampling.NEAREST)

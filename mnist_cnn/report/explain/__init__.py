@@ -1,1 +1,1 @@
-"""The page of `mnist-cnn explain`: how a network reads one picture. It needs neither matplotlib nor Lightning."""
+"""The page of `mnist-cnn explain`: how a network reads one picture, drawn without matplotlib and Lightning."""

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-# The colours, as red, green and blue, of some values from −1 to 1: orange is negative, black zero, blue positive. They
-# rise faster near zero, so that weak values are seen.
+# The RGB colours of some values from −1 to 1: orange is negative, black zero, blue positive. They change faster near
+# zero, so that weak values are visible.
 _KNOTS = (-1, -0.3, 0, 0.3, 1)
 _COLOURS = np.array([(255, 232, 205), (217, 115, 13), (10, 13, 18), (52, 124, 208), (236, 245, 255)])
 _GAP = 255  # the number of the transparent colour in the palette; the others are 0 for −1 to 254 for 1

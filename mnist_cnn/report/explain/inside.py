@@ -13,7 +13,7 @@ from mnist_cnn.network.registry import MERGES
 
 MOST_MAPS = 32  # of a layer
 MOST_SIDE = 64  # pixels of a map; larger ones are reduced
-COPIES = 32  # noisy copies of the image that a saliency map is the mean of
+COPIES = 32  # noisy copies of the image, over which a saliency map is averaged
 NOISE = 0.15  # their standard deviation, as a fraction of the range of the image's values
 
 _WINDOWS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D", "MaxPooling2D", "AveragePooling2D")
@@ -27,18 +27,18 @@ class Filters(NamedTuple):
 
 
 class FeatureMaps(NamedTuple):
-    """What a layer, with the activation and normalisation behind it, gives for an image: at most MOST_MAPS maps."""
+    """The output of a layer for an image, after its normalisation and activation: at most MOST_MAPS maps."""
 
     layers: str
     maps: Tensor  # (C, H, W), at most MOST_SIDE high and wide
-    shape: tuple[int, ...]  # of all of it
+    shape: tuple[int, ...]  # of the whole output, (C, H, W)
 
 
 def first_filters(network: Network) -> Filters | None:
-    """The filters of the first convolution, or the weights of a first dense layer, which looks at the whole image.
+    """The filters of the first convolution, or the weights of a first dense layer, which sees the whole image.
 
-    None if the first layer with weights is another one, or if a dense layer's inputs are not the image's values in
-    their order.
+    None if the first layer with weights is of another kind, or if the inputs of a dense layer are not the values of the
+    image in their order.
     """
     for index, node in enumerate(network.nodes):
         modules = [network.get_submodule(part) for part in node.parts]
@@ -101,7 +101,7 @@ def _name(index: int, node: Node) -> str:
 
 
 def _activated(network: Network, index: int, output: Tensor) -> Tensor:
-    """The output of a node with its ReLU, even where the network computes that after the pooling that follows."""
+    """The output of a node with its ReLU, even if the network computes that only after the next pooling."""
     following = network.nodes[index + 1] if index + 1 < len(network.nodes) else None
     for part in following.parts if following and following.shared is None else ():
         if part.startswith(f"{index}_"):

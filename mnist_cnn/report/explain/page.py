@@ -41,7 +41,6 @@ figcaption { color: var(--muted); font-size: .85rem; line-height: 1.35; margin-t
 .bars th, .bars td { border: 0; padding: .1rem .6rem .1rem 0; font-weight: normal; white-space: nowrap; }
 .bars td:nth-child(2) { width: 100%; }
 .bars span { display: block; height: .9rem; background: var(--muted); border-radius: 1px; min-width: 1px; }
-.bars .best { font-weight: bold; }
 .bars .best th, .bars .best td { font-weight: bold; }
 .bars .best span { background: var(--accent); }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
@@ -61,9 +60,9 @@ class Explained(NamedTuple):
 
 
 def explain(trained: TrainedNetwork, file: str, placing: Placing = "auto") -> Explained:
-    """Explain what the network answers to a picture file, or with `-` to one on standard input.
+    """Explain the network's answer to a picture file, or with `-` to one on standard input.
 
-    DataError or CheckpointError where `predict` has no answer either.
+    DataError or CheckpointError if `predict` has no answer either.
     """
     shape, placing = how_to_prepare(trained, placing)
     with naming(file):
@@ -131,7 +130,7 @@ def _preparation(picture: Image.Image, prepared: Preparation, placing: Placing, 
 
 
 def _steps(trained: TrainedNetwork, digit: Digit, placed: Placed | None) -> Iterator[str]:
-    """One figure for each step from the picture to what the network gets."""
+    """One figure for each step from the picture to the network's input."""
     if placed is not None:
         sizes = [f"{values.shape[1]}×{values.shape[0]} pixels" for values in (placed.cut, placed.scaled)]
         yield _figure(image(bitmaps.grey(placed.cut, _SMALL), "the digit, cut out", "pixels"), f"cut out, {sizes[0]}")

@@ -43,9 +43,8 @@ class AveragedWeights(WeightAveraging):
         super().on_fit_start(trainer, pl_module)
         last = trainer.max_epochs or 1
         if self._first_epoch > last:
-            _note(
-                trainer, f"the average begins with epoch {self._first_epoch}, but epoch {last} is the last of the run"
-            )
+            begins = f"it would begin with epoch {self._first_epoch}, and the run ends with epoch {last}"
+            _note(trainer, f"averaging has no effect: {begins}")
 
     def follow(self, module: pl.LightningModule, step: int) -> None:
         """Take the weights after an optimiser step, counted from 1, into the average."""
@@ -115,7 +114,7 @@ class DropoutSchedule(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._rates:
-            _note(trainer, "there is a schedule for dropout, but the network has no dropout layer")
+            _note(trainer, "the dropout schedule has no effect: the network has no dropout layer")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out for an epoch that is continued
@@ -129,7 +128,7 @@ class DropoutSchedule(Callback):
 
 def _note(trainer: pl.Trainer, what: str) -> None:
     if trainer.is_global_zero:
-        print(f"note: {what}, so it has no effect.", file=sys.stderr)
+        print(f"note: {what}", file=sys.stderr)
 
 
 def _dropouts(module: nn.Module) -> list[tuple[str, nn.Dropout | nn.Dropout2d]]:
