@@ -153,8 +153,11 @@ def _resumed(composed: DictConfig) -> DictConfig:
 
 def _named(composed: DictConfig) -> DictConfig:
     """The configuration, in which a network that is not that of the chosen file any more is called `custom`."""
-    chosen = f"model/{HydraConfig.get().runtime.choices.get('model')}"
-    own = GlobalHydra.instance().config_loader().load_configuration(chosen, overrides=[], run_mode=RunMode.RUN).model
+    option = HydraConfig.get().runtime.choices.get("model")
+    if option is None:  # taken out with ~model, which is refused when the values are checked
+        return composed
+    loader = GlobalHydra.instance().config_loader()
+    own = loader.load_configuration(f"model/{option}", overrides=[], run_mode=RunMode.RUN).model
     if composed.model.name == own.name and composed.model.layers != own.layers and "model.name" not in _keys_of_task():
         composed.model.name = "custom"
     return composed
