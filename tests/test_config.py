@@ -81,6 +81,7 @@ WRONG = [
     ("model.layers.1.MaxPooling2D.pool_size=14", "layer 2 (Conv2D)", "nothing is left of its input, 32×1×1"),
     ("model.layers.6.Dense.units=9", "layer 6 (Dense)", "10 classes"),
     ("model.layers.9.Dense.units=9", "model.layers.9.Dense.units", "not that long"),
+    ("~model", "model.name", "it is missing"),
     ("~model.layers.2", "~model.layers.2", "no layer can be taken out of the list"),
     ("model.layers.0.Conv2d.filters=9", "model.layers.0.Conv2d.filters", "Did you mean model.layers.0.Conv2D.filters?"),
 ]

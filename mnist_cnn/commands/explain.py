@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("the name of the picture is empty.")
     if options.checkpoint is None and checkpoint.is_meant(options.picture):
         raise ConfigError(f"no picture given: mnist-cnn explain {one_line(options.picture)} PICTURE")
-    trained = checkpoint.load_or_default(options.checkpoint)
+    _, trained = checkpoint.load_or_default(options.checkpoint)
     explained = explain(trained, options.picture, options.placing)
     # The name of a picture need not be Unicode.
     write_file(options.output, explained.page.encode("utf-8", "backslashreplace"), replace=False)

@@ -36,11 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", type=file_path,
         help="the file to write (MODEL.onnx, .pt2 or .keras in this folder)",
     )  # fmt: skip
-<<<<<<< HEAD
     parser.add_argument("--int8", action="store_true", help="onnx: in 8 bits: smaller, often faster (docs/export.md)")
-=======
-    parser.add_argument("--int8", action="store_true", help="onnx: in 8 bits, smaller and often faster")
->>>>>>> mend-text
     add_data_files(parser)
     add_json(parser)
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from mnist_cnn import quick_imports
@@ -31,15 +30,13 @@ def run(options: argparse.Namespace) -> int:
     with quick_imports():
         from mnist_cnn.export.page import page
         from mnist_cnn.files import check_is_new, write_file
-        from mnist_cnn.inference import box, checkpoint
+        from mnist_cnn.inference import checkpoint
 
     output: Path = options.output
     if output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"-o {output}: browsers open it as a page only if its name ends in .html")
     check_is_new(output)
-    if options.checkpoint is None:
-        print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
-    file, trained = checkpoint.load_kept(box.find(box.DEFAULT) if options.checkpoint is None else options.checkpoint)
+    file, trained = checkpoint.load_or_default(options.checkpoint)
     try:
         content = page(trained, _test_accuracy(file)).encode()
     except CheckpointError as error:

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         if not others:
             raise ConfigError(f"no picture given: mnist-cnn predict {one_line(first)} PICTURE")
     else:
-        others, trained = options.paths, checkpoint.load_or_default(None)
+        others, (_, trained) = options.paths, checkpoint.load_or_default(None)
     any_failed, shown = False, list[Prediction]()
     for prediction in predict(trained, [Path(path) for path in others], options.placing):
         any_failed |= prediction.error is not None

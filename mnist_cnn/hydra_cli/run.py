@@ -58,7 +58,7 @@ def run_hydra(
                 sys.argv[1:] = [*words, *checked]
                 run = HydraConfig.get()
                 settings: Any = OmegaConf.to_container(run.overrides.task, resolve=False)
-                return task(_of_a_run(composed, settings, str(run.runtime.choices["model"])))
+                return task(_of_a_run(composed, settings, run.runtime.choices.get("model")))
             except Exception as exception:
                 error = exception if tracebacks else as_user_error(exception) or exception
                 member = HydraConfig.get()
@@ -115,7 +115,7 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", checked, return_hydra_config=True)
             with open_dict(composed):
-                chosen = composed.pop("hydra").runtime.choices.model
+                chosen = composed.pop("hydra").runtime.choices.get("model")
             composed = _of_a_run(composed, checked, chosen)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, CONF, list(settings))) from error
@@ -152,10 +152,14 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
 
 
-def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str) -> DictConfig:
+def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None) -> DictConfig:
     """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
     keys = keys_of(settings)
-    return _resumed(composed, keys) if composed.resume else _named(composed, keys, model)
+    if composed.resume:
+        return _resumed(composed, keys)
+    if model is None:  # taken out with ~model, which is refused when the values are checked
+        return composed
+    return _named(composed, keys, model)
 
 
 def _resumed(composed: DictConfig, keys: list[str]) -> DictConfig:

@@ -61,9 +61,12 @@ def read(path: Path, architecture: Path | None = None, weights_only: bool = Fals
     metadata = header.get("metadata", {})
     by_layer = _by_layer(path, attributes, arrays, header["others"])
     by_path = {key.replace("\\", "/"): array for key, array in arrays.items()}
-    config = {} if weights_only else header.get("config") or _json(path, root.get("model_config"), "model_config")
-    if architecture is not None and not weights_only:
+    if weights_only:
+        config = {}
+    elif architecture is not None:
         config = _read_json(architecture)
+    else:
+        config = header.get("config") or _json(path, root.get("model_config"), "model_config")
     if not config and not weights_only:
         raise KerasFileError(
             f"{path}: it has weights only; name its layers with --architecture FILE: the JSON that model.to_json() "
@@ -93,11 +96,7 @@ def shapes(by_layer: list[tuple[str, list[Array]]] | None, by_path: Mapping[str,
     found = dict(by_layer or ())
     if by_layer is None:
         for path in sorted(by_path):
-            layer = (
-                re.sub(r"(/vars)?/[^/]*$", "", path)
-                .removeprefix("layers/")
-                .removeprefix("_layer_checkpoint_dependencies/")
-            )
+            layer = re.sub(r"^(layers|_layer_checkpoint_dependencies)/|(/vars)?/[^/]*$", "", path)
             found.setdefault(layer, []).append(by_path[path])
     return ", ".join(
         f"{layer} ({', '.join(show(array.shape) or 'a number' for array in arrays)})"

@@ -141,7 +141,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     optional = {"data": own, "augmentation": asdict(config.augmentation), "loss": asdict(config.loss)}
     if teacher := config.distill["from"]:  # the file that is read counts, not where it lies
         digest = hashlib.sha256(checkpoint.load_kept(teacher)[0].read_bytes()).hexdigest()
-        optional["distill"] = {_TEACHER.partition(".")[2]: digest, **config.distill, "from": None}
+        optional["distill"] = {"sha256": digest, **config.distill, "from": None}
     for group, values in optional.items():
         settings |= {f"{group}.{key}": value for key, value in values.items() if value}
     for name, target in config.callbacks.items():
