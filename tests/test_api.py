@@ -130,6 +130,13 @@ def test_evaluate_gives_the_figures_of_the_command_and_of_arrays(digits_run: Pat
     assert model.evaluate(split="val").total == 144
 
 
+@pytest.mark.parametrize(("data", "argument"), [("folder", "root=FOLDER"), ("npz", "file=FILE.npz")])
+def test_where_images_of_ones_own_are_must_be_said(data: str, argument: str) -> None:
+    Path("data/0").mkdir(parents=True)
+    with pytest.raises(DataError, match=f"{data}: say where these images are: {argument}"):
+        mnist_cnn.load("tiny_strong").evaluate(data)
+
+
 @pytest.mark.parametrize(
     "classes", [np.arange(3), np.full(5, 10), np.full(5, -1), np.zeros(5), np.zeros((5, 1), int), np.zeros(0, int)]
 )

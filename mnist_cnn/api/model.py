@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
-from mnist_cnn.data.sources import name_of
+from mnist_cnn.data.sources import kind_of, name_of
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -104,8 +104,8 @@ class Model:
         data: str | tuple[Array, Array] | None = None,
         *,
         split: Literal["test", "val", "train"] = "test",
-        root: str | os.PathLike[str] = "data",
-        file: str | os.PathLike[str] = "",
+        root: str | os.PathLike[str] | None = None,
+        file: str | os.PathLike[str] | None = None,
         mirror: str | None = None,
     ) -> Evaluation:
         """Measure accuracy, loss and more, as `mnist-cnn evaluate` does, on the images of `split`.
@@ -121,11 +121,14 @@ class Model:
             if len(images) != len(labels) or not len(labels):
                 raise DataError(f"{len(images)} images with {len(labels)} classes: one class for each image is needed.")
             return evaluate(self.trained, Images(images, labels), "arrays", split)
-        name = name_of(data or self.trained.dataset, Path(root), Path(file))
+        name = data or self.trained.dataset
+        for kind, given, argument in (("folder", root, "root=FOLDER"), ("npz", file, "file=FILE.npz")):
+            if kind_of(name) == kind and given is None:
+                raise DataError(f"{name}: say where these images are: {argument}")
+        root, file = Path(root or "data"), Path(file or "")
+        name = name_of(name, root, file)
         mirror = mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-        return evaluate(
-            self.trained, images_for(self.trained, split, name, Path(root), mirror, Path(file)), name, split
-        )
+        return evaluate(self.trained, images_for(self.trained, split, name, root, mirror, file), name, split)
 
 
 def _images(x: Array, trained: TrainedNetwork) -> Tensor:
