@@ -1,7 +1,6 @@
 """`mnist-cnn explain`: the page shows what `predict` does, what the layers compute, and nothing from elsewhere."""
 
 import base64
-import dataclasses
 import io
 import re
 import subprocess
@@ -20,22 +19,15 @@ from mnist_cnn.cli import main
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import CheckpointError
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.predict import predict
-from mnist_cnn.network import build_network
 from mnist_cnn.report.explain import bitmaps, inside
 from mnist_cnn.report.explain.page import MOST_DIGITS, explain
 from tests.test_predict import stroke
 from tests.test_report import Page
+from tests.trained import trained as network_of
 
 CONVOLUTION = {"Conv2D": {"filters": 40, "kernel_size": 3, "activation": "relu"}}
 DENSE = ["Flatten", {"Dense": {"units": 10}}]
-
-
-def network_of(layers: list[Any], shape: tuple[int, int, int] = (1, 28, 28), **changes: Any) -> TrainedNetwork:
-    """An untrained network with the metadata of one in the box."""
-    network = build_network(layers, shape, 10).eval().requires_grad_(False)
-    return dataclasses.replace(checkpoint.load("tiny_strong"), network=network, **changes)
 
 
 def paper(count: int, folder: Path, name: str = "paper.png") -> Path:
@@ -151,7 +143,8 @@ def test_first_filters_are_the_kernels_or_the_dense_weights_as_images() -> None:
     dense, x = network_of(DENSE, (3, 8, 6)).network, torch.rand(1, 3, 8, 6)
     images = inside.first_filters(dense)
     assert images is not None
-    torch.testing.assert_close((images.weights * x).sum((1, 2, 3)), dense(x)[0])  # the bias is 0
+    bias = dense.state_dict()["1_Dense.bias"]
+    torch.testing.assert_close((images.weights * x).sum((1, 2, 3)) + bias, dense(x)[0])
 
 
 def test_a_network_without_convolutions_and_one_without_filters_say_so(tmp_path: Path) -> None:
@@ -245,7 +238,7 @@ def test_a_mistake_gets_one_line_and_leaves_no_file(
 def test_a_picture_is_also_read_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = io.BytesIO(paper(1, tmp_path).read_bytes())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(content))
-    assert explain(network_of(DENSE), "-").page.count("How tiny_strong reads standard input") == 2
+    assert explain(network_of(DENSE), "-").page.count("How made up reads standard input") == 2
 
 
 def test_neither_the_page_nor_the_animation_needs_what_only_training_needs() -> None:

@@ -31,10 +31,11 @@ from mnist_cnn.export.program import as_input, image_shape
 from mnist_cnn.inference import box, checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import evaluate
-from mnist_cnn.network import LAYERS, MERGES, build_network
+from mnist_cnn.network import LAYERS, MERGES
 from mnist_cnn.network.layers.activations import ACTIVATIONS
 from mnist_cnn.network.registry import Layer
 from tests.conftest import CONF, FULL_SIZE_MIRROR, ROOT
+from tests.trained import trained
 
 FILE = Path("it.onnx")
 END: list[Any] = ["Flatten", {"Dense": {"units": 10}}]
@@ -76,18 +77,6 @@ NETWORKS: dict[str, list[Any]] = {
         {"LSTM": {"units": 5, "activation": "relu", "recurrent_activation": "hard_sigmoid"}}, {"Dense": {"units": 10}},
     ],
 }  # fmt: skip
-
-
-def trained(
-    layers: list[Any], shape: tuple[int, int, int] = (1, 28, 28), preprocessing: Preprocessing | None = None
-) -> TrainedNetwork:
-    """As if it had been: no weight, bias or moving average at its initial value; on a data set that is nowhere."""
-    network = build_network(layers, shape, 10)
-    for value in network.state_dict().values():
-        value += 0.1 * torch.rand_like(value) * (value.dim() == 1)
-    network = network.eval().requires_grad_(False)
-    classes, preprocessing = tuple("0123456789"), preprocessing or Preprocessing((0.13,), (0.31,))
-    return TrainedNetwork(network, preprocessing, classes, "A Model", "my own", {}, {"seed": 7}, {"torch": "2"}, 3)
 
 
 def export(network: TrainedNetwork, path: Path = FILE) -> Exported:
@@ -143,7 +132,7 @@ def test_these_networks_have_every_layer() -> None:
 def test_images_are_scaled_and_resized_inside(
     shape: tuple[int, int, int], preprocessing: Preprocessing, takes: list[int]
 ) -> None:
-    assert_answers_as_in_pytorch(trained(END, shape, preprocessing))
+    assert_answers_as_in_pytorch(trained(END, shape, preprocessing=preprocessing))
     (taken,) = onnxruntime.InferenceSession(FILE).get_inputs()
     assert (taken.name, taken.type, taken.shape) == ("images", "tensor(uint8)", ["N", *takes])
 
@@ -153,9 +142,9 @@ def test_the_file_carries_its_card_and_nothing_of_this_machine() -> None:
     model = onnx.load(FILE)
     onnx.checker.check_model(model, full_check=True)
     about = {prop.key: prop.value for prop in model.metadata_props}
-    assert (about["model"], about["dataset"], about["weights"]) == ("A Model", "my own", "epoch 3")
+    assert (about["model"], about["dataset"], about["weights"]) == ("made up", "my own", "epoch 1")
     assert json.loads(about["classes"]) == list("0123456789")
-    assert json.loads(about["training"]) == {"seed": 7}
+    assert json.loads(about["training"]) == {"seed": 0}
     assert json.loads(about["check"]) == exported.check.to_dict()
     assert json.loads(about["exported_by"]).keys() == {"python", "mnist-cnn", "torch", *onnx_file._PACKAGES}
     assert model.doc_string == "about it"

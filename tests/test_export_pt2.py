@@ -16,7 +16,8 @@ from mnist_cnn.export.check import reference
 from mnist_cnn.export.program import as_input, image_shape
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from tests.conftest import ROOT
-from tests.test_export_onnx import END, NETWORKS, expected, trained
+from tests.test_export_onnx import END, NETWORKS, expected
+from tests.trained import trained
 
 FILE = Path("it.pt2")
 
@@ -32,7 +33,7 @@ def export(network: TrainedNetwork) -> None:
     [
         trained(NETWORKS["merges"]),
         trained(NETWORKS["sequence"]),
-        trained(END, (3, 8, 9), Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+        trained(END, (3, 8, 9), preprocessing=Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
     ],
     ids=["merges", "sequence", "colour"],
 )
@@ -49,7 +50,7 @@ def test_the_file_carries_its_card_and_nothing_of_this_machine() -> None:
     extra = {pt2_file.CARD: ""}
     torch.export.load(FILE, extra_files=extra)
     about = json.loads(extra[pt2_file.CARD])
-    assert (about["model"], json.loads(about["classes"])) == ("A Model", list("0123456789"))
+    assert (about["model"], json.loads(about["classes"])) == ("made up", list("0123456789"))
     assert json.loads(about["check"])["images"] == 250
     assert str(ROOT).encode() not in FILE.read_bytes()
 

@@ -15,8 +15,9 @@ def trained(
     layers: Sequence[Any],
     shape: tuple[int, int, int] = (1, 28, 28),
     classes: Sequence[str] = tuple("0123456789"),
-    dataset: str = "mnist",
+    dataset: str = "my own",
     preprocessing: Preprocessing | None = None,
+    model: str = "made up",
 ) -> TrainedNetwork:
     """A network of these layers, which must end in a value for each class."""
     torch.manual_seed(0)
@@ -31,5 +32,13 @@ def trained(
         if parameter.dim() == 1:  # a bias, or the scale of a normalisation; both would be all the same
             parameter.uniform_(0.5, 1.5) if name.endswith("weight") else parameter.normal_(0, 0.2)
     return TrainedNetwork(
-        network, preprocessing or Preprocessing(), tuple(classes), "made up", dataset, {}, {"seed": 0}, {}, 1
+        network,
+        preprocessing or Preprocessing((0.13,), (0.31,)),
+        tuple(classes),
+        model,
+        dataset,
+        {},
+        {"seed": 0},
+        {},
+        1,
     )
