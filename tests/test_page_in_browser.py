@@ -196,14 +196,14 @@ def test_images_are_scaled_as_in_training(size: tuple[int, int], runner: Page) -
 
 @pytest.mark.parametrize("file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_network_of_the_configuration_computes_what_it_does_in_torch(file: Path, runner: Page) -> None:
-    images = datasets.load("digits", "data").test.images[:30]
+    images = datasets.load("digits", "data").test.images[:10]
     assert_same_answers(runner, trained(yaml.safe_load(file.read_text())["layers"]), images)
 
 
 @pytest.mark.parametrize("name", box.names())
 def test_a_network_in_the_box_sees_in_the_page_what_it_sees_in_torch(name: str, runner: Page) -> None:
     images = datasets.load("digits", "data").test.images
-    assert_same_answers(runner, checkpoint.load(box.find(name)), images[:100] if name == "accurate" else images)
+    assert_same_answers(runner, checkpoint.load(box.find(name)), images[:50] if name == "accurate" else images)
 
 
 @pytest.mark.mnist
@@ -408,3 +408,13 @@ def test_a_page_can_ask_nobody_for_anything(browser: Browser, tmp_path: Path) ->
     })""")
     assert blocked == "connect-src"
     page.close()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 128), (128, 1), (64, 64)])
+def test_images_of_any_shape_fit_into_the_page(size: tuple[int, int], opened: Open) -> None:
+    page = opened(trained(END, (1, *size), tuple("abcd")), **PHONE)
+    touch(page, SEVEN)
+    expect(page.locator("#draw-bars .best")).to_have_count(1)
+    shown = page.locator("#draw-seen").bounding_box()
+    assert shown is not None
+    assert shown["width"] == shown["height"] < 100
