@@ -138,6 +138,13 @@ def test_classes_that_do_not_fit_the_images_are_refused(classes: Any) -> None:
         mnist_cnn.load("tiny_strong").evaluate((np.zeros((5, 28, 28), np.uint8), classes))
 
 
+@pytest.mark.parametrize(("name", "argument"), [("folder", "root=FOLDER"), ("npz", "file=FILE.npz")])
+def test_images_of_ones_own_are_evaluated_only_where_one_says_they_are(name: str, argument: str) -> None:
+    Path("data/train").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"^{name}: say where these images are: {argument}$"):
+        mnist_cnn.load("tiny_strong").evaluate(name)
+
+
 def test_an_input_scale_is_for_keras_files_only() -> None:
     with pytest.raises(CheckpointError, match="accurate: input_scale is for Keras files"):
         mnist_cnn.load("accurate", input_scale="1/255")

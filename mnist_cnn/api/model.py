@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
-from mnist_cnn.data.sources import name_of
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for, logits_of
+from mnist_cnn.inference.evaluate import Evaluation, evaluate, logits_of
+from mnist_cnn.inference.images import images_for
 from mnist_cnn.inference.pictures.prepare import Placing
 from mnist_cnn.inference.predict import Prediction, predict
 from mnist_cnn.network import Network
@@ -104,28 +104,27 @@ class Model:
         data: str | tuple[Array, Array] | None = None,
         *,
         split: Literal["test", "val", "train"] = "test",
-        root: str | os.PathLike[str] = "data",
-        file: str | os.PathLike[str] = "",
+        root: str | Path | None = None,
+        file: str | Path | None = None,
         mirror: str | None = None,
     ) -> Evaluation:
         """Measure accuracy, loss and more, as `mnist-cnn evaluate` does, on the images of `split`.
 
         `data` is the name of a data set, by default the one that the network was trained on, or images and their
-        classes, (N, …) as `predict` takes them and (N,). `root` is the folder of a data set's files, or of your own
-        pictures for `folder`, `file` your own images for `npz`, and `mirror` an address to fetch files from; for MNIST,
-        the environment variable MNIST_MIRROR may name it, too.
-        DataError if the images are not available or don't suit the network.
+        classes, (N, …) as `predict` takes them and (N,). `root` is the folder of a data set's files (`data`), or of
+        your own pictures for `folder`, `file` your own images for `npz`, and `mirror` an address to fetch files from;
+        for MNIST, the environment variable MNIST_MIRROR may name it, too.
+        ConfigError if your own images are named without their place; DataError if the images are not available or don't
+        suit the network.
         """
         if isinstance(data, tuple):
             images, labels = _images(data[0], self.trained), _labels(data[1], len(self.classes))
             if len(images) != len(labels) or not len(labels):
                 raise DataError(f"{len(images)} images with {len(labels)} classes: one class for each image is needed.")
             return evaluate(self.trained, Images(images, labels), "arrays", split)
-        name = name_of(data or self.trained.dataset, Path(root), Path(file))
-        mirror = mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-        return evaluate(
-            self.trained, images_for(self.trained, split, name, Path(root), mirror, Path(file)), name, split
-        )
+        arguments = {"folder": "root=FOLDER", "npz": "file=FILE.npz", "mirror": "mirror="}
+        files = datasets.data_files(data or self.trained.dataset, root, file, mirror, arguments)
+        return evaluate(self.trained, images_for(self.trained, split, files), files.name, split)
 
 
 def _images(x: Array, trained: TrainedNetwork) -> Tensor:
