@@ -28,11 +28,13 @@ import yaml
 from box_card import text_of
 
 from mnist_cnn.data import datasets
+from mnist_cnn.data.datasets import DataFiles
 from mnist_cnn.errors import CheckpointError, ConfigError
 from mnist_cnn.files import write_file
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.box import BOX, MOST_BYTES, Card, Spread, percent
-from mnist_cnn.inference.evaluate import evaluate, images_for
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.inference.images import images_for
 from mnist_cnn.terminal import failed, run_command
 
 PURPOSES = {
@@ -135,7 +137,9 @@ def build(folder: Path, data_root: str, corrupted: Mapping[str, Spread], output:
     data, file = checkpoint.to_bytes(content), output / f"{name}.ckpt"
     write_file(file, data)
     trained = checkpoint.load(file)
-    test = evaluate(trained, images_for(trained, "test", trained.dataset, data_root), trained.dataset, "test")
+    test = evaluate(
+        trained, images_for(trained, "test", DataFiles(trained.dataset, data_root)), trained.dataset, "test"
+    )
     commands = list(dict.fromkeys(command for run in runs for command in run.commands))
     recipe = next(iter(re.findall(r"(?<= )experiment=([\w-]+)(?= |$)", commands[0])), name)
     card = Card(
@@ -173,7 +177,7 @@ def _smallest(run: Run, name: str, data_root: str) -> tuple[Stored, dict[str, An
     if run.metrics.get("val/accuracy") is None:
         images = datasets.load(trained.dataset, data_root).train
     else:
-        images = images_for(trained, "val", trained.dataset, data_root)
+        images = images_for(trained, "val", DataFiles(trained.dataset, data_root))
     halved = stored(content, name, "float16")
     try:
         networks = (trained, checkpoint.trained_network(halved, best))

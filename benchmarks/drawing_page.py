@@ -22,10 +22,11 @@ import torch
 from playwright.sync_api import Browser, Page, sync_playwright
 from torch import Tensor
 
+from mnist_cnn.data.datasets import DataFiles
 from mnist_cnn.export.page import page
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import images_for
+from mnist_cnn.inference.images import images_for
 
 IMAGES = 1000
 # It must not look for updates or make other requests of its own, and root can't have its sandbox.
@@ -100,7 +101,7 @@ def main() -> None:
             file.write_text(page(trained))
             opened = browser.new_page()
             opened.goto(file.as_uri())
-            images = images_for(trained, "test", trained.dataset, options.data_root, None).images[:IMAGES]
+            images = images_for(trained, "test", DataFiles(trained.dataset, options.data_root)).images[:IMAGES]
             found, expected = page_answers(opened, images), torch_answers(trained, images)
             same = int((found.probabilities.argmax(1) == expected.argmax(1)).sum())
             print(

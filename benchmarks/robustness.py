@@ -32,10 +32,11 @@ from robustness_sheets import corruption_sheet, failures_sheet, grey_png, wrong_
 from torch import Tensor
 
 from mnist_cnn.data import datasets
+from mnist_cnn.data.datasets import DataFiles
 from mnist_cnn.data.images import Images
 from mnist_cnn.data.sources import SOURCES
 from mnist_cnn.errors import ConfigError, UserError
-from mnist_cnn.inference.evaluate import check_suits, images_for
+from mnist_cnn.inference.images import check_suits, images_for
 from mnist_cnn.inference.predict import predict
 
 
@@ -83,7 +84,7 @@ def measure(recipes: Sequence[Recipe], test: Images, root: Path) -> None:
                 logits = logits_of(run, test)
                 recipe.predicted.append(logits.argmax(1))
                 if run.split.get("val_fraction"):  # not for an imported network, or one trained on all images
-                    val = images_for(run, "val", run.dataset, root, _mirror())
+                    val = images_for(run, "val", DataFiles(run.dataset, root, _mirror()))
                     fitted_on = (logits_of(run, val), val.labels)
                     recipe.calibration.append(calibration(fitted_on, (logits, test.labels)))
             recipe.accuracy[CLEAN] = [_accuracy(predicted, test.labels) for predicted in recipe.predicted]

@@ -130,19 +130,19 @@ def test_evaluate_gives_the_figures_of_the_command_and_of_arrays(digits_run: Pat
     assert model.evaluate(split="val").total == 144
 
 
-@pytest.mark.parametrize(("data", "argument"), [("folder", "root=FOLDER"), ("npz", "file=FILE.npz")])
-def test_where_images_of_ones_own_are_must_be_said(data: str, argument: str) -> None:
-    Path("data/0").mkdir(parents=True)
-    with pytest.raises(DataError, match=f"{data}: say where these images are: {argument}"):
-        mnist_cnn.load("tiny_strong").evaluate(data)
-
-
 @pytest.mark.parametrize(
     "classes", [np.arange(3), np.full(5, 10), np.full(5, -1), np.zeros(5), np.zeros((5, 1), int), np.zeros(0, int)]
 )
 def test_classes_that_do_not_fit_the_images_are_refused(classes: Any) -> None:
     with pytest.raises(DataError, match=r"whole numbers|one class for each image"):
         mnist_cnn.load("tiny_strong").evaluate((np.zeros((5, 28, 28), np.uint8), classes))
+
+
+@pytest.mark.parametrize(("name", "argument"), [("folder", "root=FOLDER"), ("npz", "file=FILE.npz")])
+def test_images_of_ones_own_are_evaluated_only_where_one_says_they_are(name: str, argument: str) -> None:
+    Path("data/train").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"^{name}: say where these images are: {argument}$"):
+        mnist_cnn.load("tiny_strong").evaluate(name)
 
 
 def test_an_input_scale_is_for_keras_files_only() -> None:

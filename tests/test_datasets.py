@@ -23,7 +23,7 @@ import torch
 
 from mnist_cnn import cli
 from mnist_cnn.data import datasets, download, npz, sources
-from mnist_cnn.data.datasets import Dataset, MissingFilesError
+from mnist_cnn.data.datasets import DataFiles, Dataset, MissingFilesError
 from mnist_cnn.data.sources import SOURCES, Source
 from mnist_cnn.errors import ConfigError, DataError
 from mnist_cnn.inference import checkpoint
@@ -249,10 +249,10 @@ def test_looking_whether_files_are_present_writes_nothing(fake_mnist: FakeMnist)
 
 
 def test_shape_and_class_count_come_from_the_source() -> None:
-    assert datasets.source_of("cifar10", "data").image_shape == (3, 32, 32)
-    assert datasets.source_of("auto", "data").image_shape == (1, 28, 28)
+    assert datasets.source_of(DataFiles("cifar10")).image_shape == (3, 32, 32)
+    assert datasets.source_of(DataFiles("auto")).image_shape == (1, 28, 28)
     for name in (*SOURCES, "auto"):
-        assert len(datasets.source_of(name, "data").classes) == 10
+        assert len(datasets.source_of(DataFiles(name)).classes) == 10
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest_name() -> None:

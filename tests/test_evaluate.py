@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mnist_cnn.data.datasets import DataFiles
 from mnist_cnn.data.images import Images
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.inference.evaluate import VIEWS, Evaluation, _shifted, evaluate, images_for
+from mnist_cnn.inference.evaluate import VIEWS, Evaluation, _shifted, evaluate
+from mnist_cnn.inference.images import images_for
 
 
 def evaluation(probabilities: list[list[float]], labels: list[int]) -> Evaluation:
@@ -60,7 +62,7 @@ def test_the_scores_of_a_class_without_images_are_zero() -> None:
 
 def test_loss_is_the_mean_cross_entropy_of_the_logits(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    images = images_for(trained, "train", "digits", "data")
+    images = images_for(trained, "train", DataFiles("digits"))
     result = evaluate(trained, images, "digits", "train")
     logits = trained.network(images.images.float() / 255)
     assert result.loss == pytest.approx(float(F.cross_entropy(logits, images.labels)), rel=1e-5)
@@ -70,13 +72,13 @@ def test_loss_is_the_mean_cross_entropy_of_the_logits(digits_run: Path) -> None:
 
 def test_the_splits_are_those_of_training(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    parts = {split: images_for(trained, split, "digits", "data") for split in ("train", "val", "test")}
+    parts = {split: images_for(trained, split, DataFiles("digits")) for split in ("train", "val", "test")}
     assert {split: len(images) for split, images in parts.items()} == {"train": 1293, "val": 144, "test": 360}
 
 
 def test_images_of_another_shape_are_refused(digits_run: Path) -> None:
     with pytest.raises(DataError, match="3×32×32, the network takes 1×28×28"):
-        images_for(checkpoint.load(digits_run), "test", "cifar10", "data")
+        images_for(checkpoint.load(digits_run), "test", DataFiles("cifar10"))
 
 
 def test_summary_and_json_agree(digits_run: Path) -> None:
@@ -91,7 +93,7 @@ def test_summary_and_json_agree(digits_run: Path) -> None:
 
 def test_outputs_that_overflow_are_refused_though_the_weights_are_finite(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    images = images_for(trained, "val", "digits", "data")
+    images = images_for(trained, "val", DataFiles("digits"))
     for value in trained.network.parameters():
         value.fill_(3e38)
     with pytest.raises(CheckpointError, match=r"^tiny: its outputs are not finite numbers"):
@@ -100,7 +102,7 @@ def test_outputs_that_overflow_are_refused_though_the_weights_are_finite(digits_
 
 def test_a_loss_that_overflows_is_refused_too(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    images = images_for(trained, "val", "digits", "data")
+    images = images_for(trained, "val", DataFiles("digits"))
     last = trained.network.get_submodule("6_Dense")
     torch.nn.init.zeros_(last.weight)  # type: ignore[arg-type]  # a parameter
     last.bias.copy_(torch.tensor([3e38] + [-3e38] * 9))  # type: ignore[operator]
@@ -110,7 +112,7 @@ def test_a_loss_that_overflows_is_refused_too(digits_run: Path) -> None:
 
 def test_test_time_augmentation_averages_the_probabilities_of_shifted_images(digits_run: Path) -> None:
     trained = checkpoint.load(digits_run)
-    images = images_for(trained, "test", "digits", "data")
+    images = images_for(trained, "test", DataFiles("digits"))
     part = Images(images.images[:50], images.labels[:50])
     rolled = [torch.roll(part.images, view, (2, 3)) for view in VIEWS]  # nothing of these digits lies at the edge
     expected = torch.stack([trained.network(trained.preprocessing(x)).softmax(1) for x in rolled]).mean(0)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mnist_cnn.cli import main
 from mnist_cnn.data import datasets
+from mnist_cnn.data.datasets import DataFiles
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.sources import Array
 from mnist_cnn.errors import OutputError, UserError
@@ -81,7 +82,11 @@ NETWORKS: dict[str, list[Any]] = {
 
 def export(network: TrainedNetwork, path: Path = FILE) -> Exported:
     return export_onnx(
-        network, path, reference(network, network.dataset, "nowhere"), card.facts(network, Path("it.ckpt")), "about it"
+        network,
+        path,
+        reference(network, DataFiles(network.dataset, "nowhere")),
+        card.facts(network, Path("it.ckpt")),
+        "about it",
     )
 
 
@@ -160,7 +165,7 @@ def test_a_network_of_the_box_carries_the_card_of_the_box() -> None:
 
 
 def test_random_images_say_that_they_are_and_give_no_accuracy() -> None:
-    expected = reference(trained(END), "mnist", "nowhere")
+    expected = reference(trained(END), DataFiles("mnist", "nowhere"))
     check = compare(lambda _: expected.evaluation.probabilities.numpy(), expected)
     assert check.to_dict() == {
         "dataset": None, "images": 250, "same_answers": 250, "largest_difference": 0.0, "accuracy": None,
@@ -177,7 +182,7 @@ def test_random_images_say_that_they_are_and_give_no_accuracy() -> None:
     ],
 )
 def test_other_answers_than_pytorchs_are_refused(answers: Callable[[Array], Array], said: str) -> None:
-    expected = reference(trained(END), "mnist", "nowhere")
+    expected = reference(trained(END), DataFiles("mnist", "nowhere"))
     right = expected.evaluation.probabilities.numpy()
     require_equal(compare(lambda _: right, expected), "A Runtime")
     with pytest.raises(UserError, match=r"^A Runtime and PyTorch differ on 250 random images: ") as refused:
@@ -338,7 +343,11 @@ def test_the_six_lines_run_where_only_numpy_and_onnx_runtime_are(digits: list[st
 def test_networks_of_the_box_answer_alike_on_all_of_mnists_test_images(name: str) -> None:
     file, network = checkpoint.load_kept(name)
     exported = export_onnx(
-        network, FILE, reference(network, "mnist", ROOT / "data", FULL_SIZE_MIRROR), card.facts(network, file), ""
+        network,
+        FILE,
+        reference(network, DataFiles("mnist", ROOT / "data", FULL_SIZE_MIRROR)),
+        card.facts(network, file),
+        "",
     )
     assert (exported.check.same, exported.check.reference.missing) == (10_000, None)
     assert exported.check.accuracy == box.card(name).test_accuracy

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mnist_cnn.cli import main
+from mnist_cnn.data.datasets import DataFiles
 from mnist_cnn.data.images import Preprocessing
 from mnist_cnn.errors import UserError
 from mnist_cnn.export import card, pt2_file
@@ -24,7 +25,7 @@ FILE = Path("it.pt2")
 
 def export(network: TrainedNetwork) -> None:
     pt2_file.export_pt2(
-        network, FILE, reference(network, network.dataset, "nowhere"), card.facts(network, Path("it.ckpt"))
+        network, FILE, reference(network, DataFiles(network.dataset, "nowhere")), card.facts(network, Path("it.ckpt"))
     )
 
 

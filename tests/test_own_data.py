@@ -16,7 +16,7 @@ from PIL import Image
 
 from mnist_cnn.cli import main
 from mnist_cnn.data import datasets, folder, npz
-from mnist_cnn.data.datasets import Dataset
+from mnist_cnn.data.datasets import DataFiles, Dataset
 from mnist_cnn.data.reading import as_image, read
 from mnist_cnn.errors import DataError
 from mnist_cnn.inference import checkpoint
@@ -44,7 +44,7 @@ def make(root: str, classes: Sequence[str] = tuple(SHADES), count: int = 20) -> 
 
 
 def load(root: Path, shape: tuple[int, int, int] = (1, 8, 8)) -> Dataset:
-    return datasets.load("folder", root, datasets.source_of("folder", root, shape=shape))
+    return datasets.load("folder", root, datasets.source_of(DataFiles("folder", root), shape))
 
 
 def arrays(**changes: Any) -> Arrays:
@@ -84,6 +84,8 @@ def test_a_folder_is_trained_on_evaluated_and_predicted_by_the_names_of_its_clas
     assert (evaluated["accuracy"], evaluated["total"]) == (1.0, 12)
     assert main(["evaluate", "run"]) == 2
     assert "folder:my shades=1: say where these images are: --data-root FOLDER" in capsys.readouterr().err
+    assert main(["export", "run", "--format", "pt2", "--data-root", "."]) == 1  # not checked on random images instead
+    assert list(Path().glob("*.pt2")) == []
 
     assert main(["predict", "run", "my shades=1/light/3.png", "my shades=1/dark/4.png", "--json"]) == 0
     answers = [json.loads(line)["digit"] for line in capsys.readouterr().out.splitlines()]
@@ -309,7 +311,7 @@ def test_a_setting_that_is_missing_or_of_another_data_set_is_refused(settings: l
 
 
 def npz_dataset(file: Path) -> Dataset:
-    return datasets.load("npz", "", datasets.source_of("npz", "", file))
+    return datasets.load("npz", "", datasets.source_of(DataFiles("npz", file=file)))
 
 
 def test_images_and_labels_are_read_in_every_shape_and_type_that_keras_users_have() -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
-from mnist_cnn.data.sources import kind_of, name_of
 from mnist_cnn.errors import CheckpointError, DataError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for, logits_of
+from mnist_cnn.inference.evaluate import Evaluation, evaluate, logits_of
+from mnist_cnn.inference.images import images_for
 from mnist_cnn.inference.pictures.prepare import Placing
 from mnist_cnn.inference.predict import Prediction, predict
 from mnist_cnn.network import Network
@@ -104,8 +104,8 @@ class Model:
         data: str | tuple[Array, Array] | None = None,
         *,
         split: Literal["test", "val", "train"] = "test",
-        root: str | os.PathLike[str] | None = None,
-        file: str | os.PathLike[str] | None = None,
+        root: str | Path | None = None,
+        file: str | Path | None = None,
         mirror: str | None = None,
     ) -> Evaluation:
         """Measure accuracy, loss and more, as `mnist-cnn evaluate` does, on the images of `split`.
@@ -114,21 +114,17 @@ class Model:
         their classes, (N, …) as `predict` takes them and (N,). `root` is the folder of the data set's files or, for
         `folder`, of your own pictures; `file` is the .npz file for `npz`; `mirror` is an address to fetch files from,
         for MNIST by default the environment variable MNIST_MIRROR.
-        DataError if the images are not available or don't suit the network.
+        ConfigError if `root` or `file` is missing for your own images; DataError if the images are not available or don't
+        suit the network.
         """
         if isinstance(data, tuple):
             images, labels = _images(data[0], self.trained), _labels(data[1], len(self.classes))
             if len(images) != len(labels) or not len(labels):
                 raise DataError(f"{len(images)} images with {len(labels)} classes: one class for each image is needed.")
             return evaluate(self.trained, Images(images, labels), "arrays", split)
-        name = data or self.trained.dataset
-        for kind, given, argument in (("folder", root, "root=FOLDER"), ("npz", file, "file=FILE.npz")):
-            if kind_of(name) == kind and given is None:
-                raise DataError(f"{name}: say where these images are: {argument}")
-        root, file = Path(root or "data"), Path(file or "")
-        name = name_of(name, root, file)
-        mirror = mirror or (os.environ.get("MNIST_MIRROR") if name == "mnist" else None)
-        return evaluate(self.trained, images_for(self.trained, split, name, root, mirror, file), name, split)
+        arguments = {"folder": "root=FOLDER", "npz": "file=FILE.npz", "mirror": "mirror="}
+        files = datasets.data_files(data or self.trained.dataset, root, file, mirror, arguments)
+        return evaluate(self.trained, images_for(self.trained, split, files), files.name, split)
 
 
 def _images(x: Array, trained: TrainedNetwork) -> Tensor:

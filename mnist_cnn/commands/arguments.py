@@ -1,11 +1,11 @@
 """Arguments that several commands take."""
 
 import argparse
-import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from mnist_cnn.errors import ConfigError
+if TYPE_CHECKING:
+    from mnist_cnn.data.datasets import DataFiles
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -13,15 +13,6 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CKPT_OR_RUN",
         help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists",
     )  # fmt: skip
-
-
-class DataFiles(NamedTuple):
-    """A data set, and where its files are."""
-
-    name: str
-    root: str
-    mirror: str | None
-    file: str
 
 
 def add_data_files(parser: argparse.ArgumentParser) -> None:
@@ -37,21 +28,12 @@ def add_data_files(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def data_files(options: argparse.Namespace, dataset: str) -> DataFiles:
+def data_files(options: argparse.Namespace, dataset: str) -> "DataFiles":
     """The data set and its place, from the options; ConfigError, naming the option, if one is missing or wrong."""
-    from mnist_cnn.data.download import mirror_address
-    from mnist_cnn.data.sources import kind_of, name_of
+    from mnist_cnn.data import datasets
 
-    needed = {"folder": (options.data_root, "--data-root FOLDER"), "npz": (options.data_file, "--data-file FILE.npz")}
-    given, option = needed.get(kind_of(dataset), ("", ""))
-    if option and not given:
-        raise ConfigError(f"{dataset}: say where these images are: {option}")
-    mirror, given_as = options.mirror, "--mirror "
-    if not mirror and dataset == "mnist":
-        mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
-    address = mirror_address(mirror, given_as) if mirror else None
-    root, file = options.data_root or "data", options.data_file or ""
-    return DataFiles(name_of(dataset, root, file), root, address, file)
+    words = {"folder": "--data-root FOLDER", "npz": "--data-file FILE.npz", "mirror": "--mirror "}
+    return datasets.data_files(dataset, options.data_root, options.data_file, options.mirror, words)
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:

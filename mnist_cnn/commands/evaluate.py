@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
         from mnist_cnn.data.datasets import MissingFilesError
         from mnist_cnn.files import check_is_new, write_file
         from mnist_cnn.inference import checkpoint
-        from mnist_cnn.inference.evaluate import VIEWS, evaluate, images_for
+        from mnist_cnn.inference.evaluate import VIEWS, evaluate
+        from mnist_cnn.inference.images import images_for
 
     if options.gif:
         if options.gif.suffix.lower() != ".gif":
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     files = data_files(options, options.data or trained.dataset)
     name = files.name
     try:
-        images = images_for(trained, options.split, *files)
+        images = images_for(trained, options.split, files)
     except MissingFilesError as error:
         way_out = "name a folder or web address that has them: --mirror ADDRESS"
         way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""

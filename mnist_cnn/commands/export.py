@@ -125,7 +125,7 @@ def _takes_and_gives(trained: "TrainedNetwork") -> str:
 def _reference(options: argparse.Namespace, trained: "TrainedNetwork") -> "Reference":
     from mnist_cnn.export.check import reference
 
-    found = reference(trained, *data_files(options, trained.dataset))
+    found = reference(trained, data_files(options, trained.dataset))
     if found.missing and options.int8:
         raise DataError(f"--int8 is calibrated on training images, but {found.missing}")
     if found.missing:
@@ -143,6 +143,6 @@ def _calibration(options: argparse.Namespace, trained: "TrainedNetwork") -> Any:
     from mnist_cnn.export.program import as_input, image_shape
 
     files = data_files(options, trained.dataset)
-    source = datasets.source_of(files.name, files.root, files.file, image_shape(trained))
+    source = datasets.source_of(files, image_shape(trained))
     images = datasets.load(files.name, files.root, source).train.images
     return as_input(images[:: max(1, len(images) // CALIBRATION)][:CALIBRATION]).numpy()

@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, Sampler, Sequenti
 from mnist_cnn.config import AugmentationConfig, DataConfig
 from mnist_cnn.data import datasets
 from mnist_cnn.data.augmentation import Augmentation
-from mnist_cnn.data.datasets import Dataset, MissingFilesError
+from mnist_cnn.data.datasets import DataFiles, Dataset, MissingFilesError
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.sources import OWN, kind_of
 from mnist_cnn.data.split import split_indices
@@ -53,7 +53,7 @@ class MNISTDataModule(pl.LightningDataModule):
         self._preprocessing = preprocessing
         self._name = dataset or config.name
         shape = (3 if config.color else 1, config.size or 28, config.size or 28)
-        self.source = datasets.source_of(self._name, config.root, config.file or "", shape)
+        self.source = datasets.source_of(DataFiles(self._name, config.root, config.mirror, config.file or ""), shape)
         self._prepared = False
 
     @property

@@ -5,12 +5,14 @@ is not present, `load` takes `mnist_5k` instead, a part of it that comes with a 
 """
 
 import hashlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +22,8 @@ from mnist_cnn.data.download import fetch_files, mirror_address
 from mnist_cnn.data.folder import folder_source
 from mnist_cnn.data.images import Images
 from mnist_cnn.data.npz import keras_mnist, npz_source, read_npz
-from mnist_cnn.data.sources import OWN, SOURCES, Array, Source, kind_of
-from mnist_cnn.errors import DataError, OutputError, did_you_mean, one_line
+from mnist_cnn.data.sources import OWN, SOURCES, Array, Source, kind_of, own_name
+from mnist_cnn.errors import ConfigError, DataError, OutputError, did_you_mean, one_line
 
 
 @dataclass(frozen=True)
@@ -44,20 +46,57 @@ class Dataset:
 
 
 class MissingFilesError(DataError):
-    """Files are missing and can't be fetched. The message ends in a list of suggestions, to which a caller may add."""
+    """Files are missing and can't be fetched: `reason`. The message goes on with suggestions, to which one may add."""
+
+    def __init__(self, reason: str, suggestions: str = "") -> None:
+        super().__init__(f"{reason} {suggestions}".rstrip())
+        self.reason = reason
 
 
-def source_of(name: str, root: str | Path, file: str | Path = "", shape: tuple[int, int, int] = (1, 28, 28)) -> Source:
+class DataFiles(NamedTuple):
+    """A data set, and where it is: `file` is that of an `npz`; `root` the folder of a `folder`, or of all others.
+
+    `mirror` is an address to fetch files from.
+    """
+
+    name: str
+    root: str | Path = "data"
+    mirror: str | None = None
+    file: str | Path = ""
+
+
+def data_files(
+    name: str, root: str | Path | None, file: str | Path | None, mirror: str | None, options: Mapping[str, str]
+) -> DataFiles:
+    """Where the user says that a data set is; for MNIST, the environment variable MNIST_MIRROR may name a mirror.
+
+    ConfigError if images of the user's own are nowhere, or if the mirror is no address; `options` says how the user
+    gives `folder`, `npz` and `mirror`.
+    """
+    kind = kind_of(name)
+    own = {"folder": root, "npz": file}
+    if kind in own:
+        if not (path := own[kind]):
+            raise ConfigError(f"{name}: say where these images are: {options[kind]}")
+        name = own_name(kind, Path(path))
+    given_as = options["mirror"]
+    if not mirror and name == "mnist":
+        mirror, given_as = os.environ.get("MNIST_MIRROR"), "MNIST_MIRROR="
+    return DataFiles(name, root or "data", mirror_address(mirror, given_as) if mirror else None, file or "")
+
+
+def source_of(files: DataFiles, shape: tuple[int, int, int] = (1, 28, 28)) -> Source:
     """The source of a data set, which knows its classes and the shape of its images without reading them.
 
-    `root` is the folder of a `folder`, whose pictures are brought to `shape` (C, H, W); `file` is that of an `npz`,
-    which is read. DataError where they are not a data set.
+    The pictures of a `folder` are brought to `shape` (C, H, W); the file of an `npz` is read. DataError where they are
+    not a data set.
     """
-    if kind_of(name) == "folder":
-        return folder_source(Path(root).expanduser(), shape)
-    if kind_of(name) == "npz":
-        return npz_source(Path(file).expanduser())
-    return _source(name)
+    kind = kind_of(files.name)
+    if kind == "folder":
+        return folder_source(Path(files.root).expanduser(), shape)
+    if kind == "npz":
+        return npz_source(Path(files.file).expanduser())
+    return _source(files.name)
 
 
 def is_present(name: str, root: str | Path) -> bool:
@@ -90,7 +129,8 @@ def fetch(name: str, root: str | Path, mirror: str | None = None) -> None:
             # Look again: while this process waited, another may have fetched them.
             fetch_files(source.missing(root), root / source.folder, addresses)
     except DataError as error:
-        raise MissingFilesError(_suggestions(name, source, root, str(error))) from None
+        reason = f"{name} is missing or damaged in {root}, and could not be downloaded."
+        raise MissingFilesError(reason, _suggestions(source, root, str(error))) from None
     except OutputError:
         raise
     except OSError as error:
@@ -121,11 +161,12 @@ def load(name: str, root: str | Path, source: Source | None = None) -> Dataset:
     source = source or _source(name)
     files = [file for file in source.find(root) if file]
     read = partial(source.read, files)
-    if len(files) < len(source.files) and (cached := _cached(name)):
+    if len(files) < len(source.files):
+        cached = _cached(name)
+        if cached is None:
+            names = ", ".join(file for file, _ in source.missing(root))
+            raise DataError(f"{name}: files in {root / source.folder} are missing or damaged: {names}.")
         read = partial(read_npz, cached)
-    elif len(files) < len(source.files):
-        names = ", ".join(file for file, _ in source.missing(root))
-        raise DataError(f"{name}: files in {root / source.folder} are missing or damaged: {names}.")
     try:
         arrays = read()
         if not isinstance(arrays, tuple) or [type(array) for array in arrays] != [np.ndarray] * 4:
@@ -166,10 +207,9 @@ def _images(source: Source, images: Array, labels: Array) -> Images:
     return Images(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _suggestions(name: str, source: Source, root: Path, tried: str) -> str:
+def _suggestions(source: Source, root: Path, tried: str) -> str:
     names = "\n".join(f"      {file}" for file, _ in source.missing(root))
     attempts = "\n".join(f"    {line}" for line in tried.splitlines())
     return (
-        f"{name} is missing or damaged in {root}, and could not be downloaded. Tried:\n{attempts}\n"
-        f"  To go on, do one of these:\n  - put these files into {root / source.folder}:\n{names}"
+        f"Tried:\n{attempts}\n  To go on, do one of these:\n  - put these files into {root / source.folder}:\n{names}"
     )

@@ -64,12 +64,6 @@ def own_name(kind: str, path: Path) -> str:
     return f"{kind}:{one_line(path.resolve().name, 100)}"
 
 
-def name_of(name: str, root: str | Path, file: str | Path) -> str:
-    """What a data set is called: `folder` and `npz` after where the images are, others by their own names."""
-    kind = kind_of(name)
-    return own_name(kind, Path(root if kind == "folder" else file)) if kind in OWN else name
-
-
 def kind_of(name: str) -> str:
     """`folder` of `folder:animals`, as the data set in a folder `animals` is called; other names as they are."""
     return name.partition(":")[0]

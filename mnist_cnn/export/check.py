@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from mnist_cnn.data.datasets import DataFiles, MissingFilesError
 from mnist_cnn.data.images import Images
-from mnist_cnn.data.sources import Array
+from mnist_cnn.data.sources import OWN, Array, kind_of
 from mnist_cnn.errors import DataError, UserError
 from mnist_cnn.export.program import as_input, image_shape
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import Evaluation, evaluate, images_for
+from mnist_cnn.inference.evaluate import Evaluation, evaluate
+from mnist_cnn.inference.images import images_for
 
 MOST_DIFFERENCE = 1e-5  # of a probability: rounding, in another order of the same sums
 _RANDOM = 250  # images if the data set is not available
@@ -66,16 +67,19 @@ class Check:
         }
 
 
-def reference(
-    trained: TrainedNetwork, name: str, root: str | Path, mirror: str | None = None, file: str | Path = ""
-) -> Reference:
-    """The test images of the data set `name`, or random images if those are not available."""
+def reference(trained: TrainedNetwork, files: DataFiles) -> Reference:
+    """The test images that the network was trained for, or random ones if those are not available.
+
+    DataError if the user's own images, whose place the user has given, can't be used.
+    """
     missing = None
     try:
-        images = images_for(trained, "test", name, root, mirror, file)
+        images = images_for(trained, "test", files)
     except DataError as error:
-        images, missing = _random_images(trained), str(error).partition("\n")[0].removesuffix(" Tried:")
-    evaluation = evaluate(trained, images, name, "test")
+        if kind_of(files.name) in OWN:
+            raise
+        images, missing = _random_images(trained), error.reason if isinstance(error, MissingFilesError) else str(error)
+    evaluation = evaluate(trained, images, files.name, "test")
     return Reference(as_input(images.images).numpy(), evaluation, trained.network.evaluation_batch, missing)
 
 

@@ -11,7 +11,8 @@ from mnist_cnn import run_folder
 from mnist_cnn.config import Config
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.inference.evaluate import check_suits, evaluate
+from mnist_cnn.inference.evaluate import evaluate
+from mnist_cnn.inference.images import check_suits
 from mnist_cnn.network import build_network
 from mnist_cnn.report.figures import SAMPLES
 from mnist_cnn.report.page import write_report

@@ -24,7 +24,7 @@ from mnist_cnn.data.sources import OWN, kind_of
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError, as_user_error, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
-from mnist_cnn.inference.evaluate import change_of
+from mnist_cnn.inference.images import change_of
 from mnist_cnn.network import Network
 from mnist_cnn.training import fast_steps
 from mnist_cnn.training.callbacks import (
