@@ -114,8 +114,8 @@ class Model:
         their classes, (N, …) as `predict` takes them and (N,). `root` is the folder of the data set's files or, for
         `folder`, of your own pictures; `file` is the .npz file for `npz`; `mirror` is an address to fetch files from,
         for MNIST by default the environment variable MNIST_MIRROR.
-        ConfigError if `root` or `file` is missing for your own images; DataError if the images are not available or don't
-        suit the network.
+        ConfigError if `root` or `file` is missing for your own images; DataError if the images are not available or
+        don't suit the network.
         """
         if isinstance(data, tuple):
             images, labels = _images(data[0], self.trained), _labels(data[1], len(self.classes))
