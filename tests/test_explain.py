@@ -228,7 +228,7 @@ def test_the_command_writes_a_page_and_keeps_a_file_that_is_there(
         ([""], 2, "the name of the picture is empty."),
         (["tiny_strong"], 2, "no picture given: mnist-cnn explain tiny_strong PICTURE"),
         (["nothing.ckpt", "blank.png"], 1, "nothing.ckpt: no such file or folder."),
-        (["blank.png", "-o", "page.png"], 2, "-o page.png: the page is HTML; name it page.html"),
+        (["blank.png", "-o", "page.png"], 2, "-o page.png: the name must end in .html; name it page.html"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_no_file(

@@ -58,7 +58,7 @@ def test_an_existing_file_is_never_replaced(capsys: pytest.CaptureFixture[str]) 
 def test_a_page_must_be_called_html(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "tiny_strong", "-o", "page.txt")
     assert status == 2
-    assert "ends in .html" in err
+    assert "end in .html" in err
     assert not Path("page.txt").exists()
 
 

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_json, file_path
-from mnist_cnn.errors import CheckpointError, ConfigError, one_line, unicode_text
+from mnist_cnn.commands.arguments import add_checkpoint, add_json, check_output, file_path
+from mnist_cnn.errors import CheckpointError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 DESCRIPTION = (
@@ -17,10 +16,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CKPT_OR_RUN", nargs="?",
-        help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists (default: accurate)",
-    )  # fmt: skip
+    add_checkpoint(parser, optional=True)
     parser.add_argument(
         "-o", "--output", metavar="FILE.html", type=file_path, default=Path("page.html"),
         help="the file to write (page.html in this folder)",
@@ -31,16 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
         from mnist_cnn.export.page import page
-        from mnist_cnn.files import check_is_new, write_file
-        from mnist_cnn.inference import box, checkpoint
+        from mnist_cnn.files import write_file
+        from mnist_cnn.inference import checkpoint
 
     output: Path = options.output
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"-o {output}: browsers open it as a page only if its name ends in .html")
-    check_is_new(output)
-    if options.checkpoint is None:
-        print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
-    file, trained = checkpoint.load_kept(box.find(box.DEFAULT) if options.checkpoint is None else options.checkpoint)
+    check_output("-o", output, ".html", ".htm")
+    file, trained = checkpoint.load_or_default(options.checkpoint)
     try:
         content = page(trained, _test_accuracy(file)).encode()
     except CheckpointError as error:
@@ -57,8 +49,8 @@ def _test_accuracy(file: Path) -> float | None:
     """What a checkpoint's card, or the metrics of its run, say of its accuracy on test images; None if unknown."""
     from mnist_cnn.inference import box
 
-    if file.parent == box.BOX:
-        return box.card(file.stem).test_accuracy
+    if card := box.card_of(file):
+        return card.test_accuracy
     try:
         # They are those of the run's best checkpoint.
         accuracy = json.loads((file.parents[1] / "metrics.json").read_bytes())["test/accuracy"]

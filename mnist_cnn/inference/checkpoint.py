@@ -136,12 +136,12 @@ def load(path: str | Path) -> TrainedNetwork:
     return load_kept(path)[1]
 
 
-def load_or_default(path: str | None) -> TrainedNetwork:
-    """`load`; if no path is given, the default network of the box, and a line on standard error says so."""
+def load_or_default(path: str | None) -> tuple[Path, TrainedNetwork]:
+    """`load_kept`; if no path is given, of the default network of the box, and a line on standard error says so."""
     if path is not None:
-        return load(path)
+        return load_kept(path)
     print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
-    return load(box.find(box.DEFAULT))
+    return load_kept(box.find(box.DEFAULT))
 
 
 def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:

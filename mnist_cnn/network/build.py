@@ -9,8 +9,8 @@ from torch import nn
 
 from mnist_cnn.errors import ConfigError, did_you_mean
 from mnist_cnn.network.arguments import Shape, boolean, show
-from mnist_cnn.network.elsewhere import argument_elsewhere, layer_elsewhere
 from mnist_cnn.network.graph import GraphNetwork, place, share
+from mnist_cnn.network.keras_hints import argument_hint, layer_hint
 from mnist_cnn.network.network import Network, Node
 from mnist_cnn.network.registry import LAYERS, MAX_VALUES, MERGES, Layer, parameters_of
 
@@ -86,7 +86,7 @@ def _parse(index: int, entry: Any) -> tuple[str, dict[str, Any]]:
     ((kind, arguments),) = entry.items()
     known = [*LAYERS, *MERGES, "Shared"]
     if kind not in known:
-        hint = layer_elsewhere(str(kind)) or did_you_mean(str(kind), known)
+        hint = layer_hint(str(kind)) or did_you_mean(str(kind), known)
         raise ConfigError(f"layer {index}: no layer is called {kind}.{hint}")
     if not isinstance(arguments or {}, Mapping):
         raise ConfigError(f"layer {index} ({kind}): its arguments must be written {{argument: value}}.")
@@ -114,7 +114,7 @@ def _check_arguments(kind: str, arguments: Mapping[str, Any]) -> None:
     for argument in arguments:
         if argument not in parameters:
             known = f" Its arguments: {', '.join(parameters) or 'none'}, and name, inputs."
-            hint = argument_elsewhere(str(argument)) or did_you_mean(str(argument), parameters) + known
+            hint = argument_hint(str(argument)) or did_you_mean(str(argument), parameters) + known
             raise ConfigError(f"it has no argument '{argument}'.{hint}")
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in arguments:

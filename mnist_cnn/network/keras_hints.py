@@ -1,4 +1,4 @@
-"""Says where a setting of `train.py` does what Keras does in a layer, or in an argument of one."""
+"""Hints for Keras layers and arguments that are settings of train.py here."""
 
 # Keras' augmentation layers, and the settings of the group `augmentation` that do the same.
 _AUGMENTATION = {
@@ -12,7 +12,7 @@ _AUGMENTATION = {
 _WEIGHT_DECAY = "optimizer=adamw optimizer.weight_decay=0.01"
 
 
-def layer_elsewhere(kind: str) -> str:
+def layer_hint(kind: str) -> str:
     """A sentence, with a space before it, on a layer of Keras that is none here; empty for any other name."""
     if kind.startswith("Random") or kind == "RandAugment":
         setting = _AUGMENTATION.get(kind, "augmentation=affine")
@@ -22,7 +22,7 @@ def layer_elsewhere(kind: str) -> str:
     return ""
 
 
-def argument_elsewhere(argument: str) -> str:
+def argument_hint(argument: str) -> str:
     """The same for an argument of Keras that no layer has here."""
     if argument == "activity_regularizer":
         return f" Outputs are not penalised here; against overfitting there are Dropout and {_WEIGHT_DECAY}."
