@@ -13,7 +13,7 @@ from torch import nn
 
 from mnist_cnn.cli import main
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.export.page import page
+from mnist_cnn.export.drawing_page import page
 from mnist_cnn.export.page_network import page_network
 from mnist_cnn.inference import checkpoint
 from tests.test_report import Page

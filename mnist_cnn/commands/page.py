@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.export.page import page
+        from mnist_cnn.export.drawing_page import page
         from mnist_cnn.files import write_file
         from mnist_cnn.inference import checkpoint
 
