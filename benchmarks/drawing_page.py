@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from torch import Tensor
 
 from mnist_cnn.data.datasets import DataFiles
-from mnist_cnn.export.page import page
+from mnist_cnn.export.drawing_page import page
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.images import images_for

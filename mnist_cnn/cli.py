@@ -11,7 +11,6 @@ from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
-    "train": train,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
@@ -78,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COMMAND",
         help=argparse.SUPPRESS,
     )
+    commands.add_parser("train")  # named where a command is unknown; `main` has passed it on
     for name, command in COMMANDS.items():
         added = commands.add_parser(name, description=command.DESCRIPTION)
         command.add_arguments(added)

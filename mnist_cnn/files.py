@@ -11,17 +11,13 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import yaml
+from typing import BinaryIO
 
 from mnist_cnn.errors import OutputError, UserError, one_line
 
 # The name of a file until it is complete. A process that is killed while it writes leaves one of these behind.
 _PART = ".{}.part"
 _PARTS = _PART.format("[0-9a-f]" * 8)
-# More than any configuration of this project has.
-_MAX_EVENTS, _MAX_DEPTH = 20_000, 40
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes], *, replace: bool = True) -> None:
@@ -89,24 +85,6 @@ def read_regular(path: Path, most: int) -> bytes:
     if size > most:
         raise OSError(errno.EFBIG, f"larger than the limit of {most:,} bytes")
     return content
-
-
-def plain_yaml(text: str, loader: type[yaml.SafeLoader]) -> Any:
-    """The values in a YAML text, which must be small enough to be parsed.
-
-    ValueError if there are aliases, which can stand for any number of values, tags, which name types, or too many or
-    too deep values. PyYAML raises nearly anything for a text that is not YAML.
-    """
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=loader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError("it has aliases")
-        if getattr(event, "tag", None) is not None:
-            raise ValueError("it has tags")
-        if number > _MAX_EVENTS or depth > _MAX_DEPTH:  # PyYAML's time grows with the square of the depth
-            raise ValueError("it has more values, or deeper ones, than any configuration")
-    return yaml.load(text, Loader=loader)
 
 
 def _rename(part: Path, path: Path, replace: bool) -> None:

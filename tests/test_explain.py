@@ -21,7 +21,8 @@ from mnist_cnn.errors import CheckpointError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.predict import predict
 from mnist_cnn.report.explain import bitmaps, inside
-from mnist_cnn.report.explain.page import MOST_DIGITS, explain
+from mnist_cnn.report.explain.page import explain
+from mnist_cnn.report.explain.steps import MAX_EXPLAINED
 from tests.test_predict import stroke
 from tests.test_report import Page
 from tests.trained import trained as network_of
@@ -111,8 +112,8 @@ def test_feature_maps_have_the_values_of_the_layers_in_keras_order() -> None:
     assert first.layers == "layer 0: Conv2D"
     assert first.shape == (40, 26, 26)
     assert second.layers == "layer 1: MaxPooling2D, BatchNormalization, ReLU"
-    torch.testing.assert_close(first.maps, convolved[0, : inside.MOST_MAPS])
-    torch.testing.assert_close(second.maps, pooled[0, : inside.MOST_MAPS])
+    torch.testing.assert_close(first.maps, convolved[0, : inside.MAX_MAPS])
+    torch.testing.assert_close(second.maps, pooled[0, : inside.MAX_MAPS])
 
 
 def test_the_branches_of_a_graph_and_where_they_meet_have_maps() -> None:
@@ -130,7 +131,7 @@ def test_the_branches_of_a_graph_and_where_they_meet_have_maps() -> None:
 def test_large_maps_are_reduced_and_the_page_says_so(tmp_path: Path) -> None:
     trained = network_of([CONVOLUTION, "GlobalMaxPooling2D", {"Dense": {"units": 10}}], (1, 200, 100))
     (found,) = inside.feature_maps(trained.network, torch.rand(1, 1, 200, 100))
-    assert found.maps.shape == (inside.MOST_MAPS, inside.MOST_SIDE, inside.MOST_SIDE)
+    assert found.maps.shape == (inside.MAX_MAPS, inside.MAX_SIDE, inside.MAX_SIDE)
     assert found.shape == (40, 198, 98)
     assert "32 of 40 maps of 98×198, shown smaller" in explain(trained, str(paper(1, tmp_path))).page
 
@@ -165,11 +166,11 @@ def test_a_network_for_colours_gets_the_whole_picture_and_has_coloured_filters(t
     assert images_in(page)[-1].mode == "RGBA"
 
 
-@pytest.mark.parametrize("digits", [MOST_DIGITS, MOST_DIGITS + 2])
+@pytest.mark.parametrize("digits", [MAX_EXPLAINED, MAX_EXPLAINED + 2])
 def test_only_so_many_digits_are_explained(digits: int, tmp_path: Path) -> None:
     page = explain(network_of(DENSE), str(paper(digits, tmp_path))).page
-    assert page.count("what would change the answer</h2>") == MOST_DIGITS
-    assert ("this page explains the first" in page) == (digits > MOST_DIGITS)
+    assert page.count("what would change the answer</h2>") == MAX_EXPLAINED
+    assert ("this page explains the first" in page) == (digits > MAX_EXPLAINED)
 
 
 def test_signed_values_keep_their_sign_and_their_order_as_colours() -> None:
@@ -222,7 +223,7 @@ def test_the_command_writes_a_page_and_keeps_a_file_that_is_there(
         ([""], 2, "the name of the picture is empty."),
         (["tiny_strong"], 2, "no picture given: mnist-cnn explain tiny_strong PICTURE"),
         (["nothing.ckpt", "blank.png"], 1, "nothing.ckpt: no such file or folder."),
-        (["blank.png", "-o", "page.png"], 2, "-o page.png: the page is HTML; name it page.html"),
+        (["blank.png", "-o", "page.png"], 2, "-o page.png: the name must end in .html; name it page.html"),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_no_file(

@@ -263,9 +263,9 @@ def test_eight_bits_are_measured_beside_float(digits_run: Path, capsys: pytest.C
     ("arguments", "status", "said"),
     [
         (["--format", "keras", "--int8"], 2, "--int8 goes with --format onnx"),
-        (["--format", "onnx", "-o", "it"], 2, "ends in .onnx"),
-        (["--format", "onnx", "-o", "it.pt2"], 2, "ends in .onnx"),
-        (["--format", "pt2", "-o", "it.pt"], 2, "ends in .pt2"),
+        (["--format", "onnx", "-o", "it"], 2, "end in .onnx"),
+        (["--format", "onnx", "-o", "it.pt2"], 2, "end in .onnx"),
+        (["--format", "pt2", "-o", "it.pt"], 2, "end in .pt2"),
         (["--format", "onnx", "-o", "nowhere/it.onnx"], 1, "there is no folder nowhere"),
         (["--format", "onnx", "--mirror", "gopher://it"], 2, "--mirror"),
     ],
@@ -284,7 +284,7 @@ def test_without_the_packages_the_command_names_what_installs_them(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert command(capsys, digits_run, "--format", "onnx") == (
-        1, "", "error: for ONNX, onnxscript must be installed: pip install 'mnist-cnn[onnx]'\n",
+        1, "", "error: this needs onnxscript, which is not installed: pip install 'mnist-cnn[onnx]'\n",
     )  # fmt: skip
 
 

@@ -747,7 +747,7 @@ def test_export_refuses_a_name_that_keras_does_not_read(
 ) -> None:
     refused = command("export", learned_checkpoint, "--format", "keras", "-o", "a.h5", capsys=capsys)
     assert refused.status != 0
-    assert "ends in .keras" in refused.err
+    assert "end in .keras" in refused.err
 
 
 def test_nobody_knows_the_validation_images_of_an_imported_network(

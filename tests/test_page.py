@@ -13,7 +13,7 @@ from torch import nn
 
 from mnist_cnn.cli import main
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.export.page import page
+from mnist_cnn.export.drawing_page import page
 from mnist_cnn.export.page_network import page_network
 from mnist_cnn.inference import checkpoint
 from tests.test_report import Page
@@ -58,7 +58,7 @@ def test_an_existing_file_is_never_replaced(capsys: pytest.CaptureFixture[str]) 
 def test_a_page_must_be_called_html(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "tiny_strong", "-o", "page.txt")
     assert status == 2
-    assert "ends in .html" in err
+    assert "end in .html" in err
     assert not Path("page.txt").exists()
 
 

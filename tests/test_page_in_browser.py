@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Preprocessing
-from mnist_cnn.export.page import page as make_page
+from mnist_cnn.export.drawing_page import page as make_page
 from mnist_cnn.export.page_network import page_network
 from mnist_cnn.inference import box, checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork

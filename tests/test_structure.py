@@ -15,7 +15,7 @@ MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted((ROOT / PACKAGE).rglob("*.py"))
 }
-BASE = {"config", "errors", "files"}
+BASE = {"config", "errors", "files", "plain_yaml"}
 # What each room stands on: a folder, or a module at the root. Every room may use BASE, `machine` and `terminal`.
 STANDS_ON: dict[str, set[str]] = {
     "network": set(),

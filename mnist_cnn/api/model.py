@@ -24,7 +24,7 @@ from mnist_cnn.inference.pictures.prepare import Placing
 from mnist_cnn.inference.predict import Prediction, predict
 from mnist_cnn.network import Network
 
-Array: TypeAlias = NDArray[Any] | Tensor
+ArrayLike: TypeAlias = NDArray[Any] | Tensor
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image
 
 
@@ -44,13 +44,13 @@ def load(source: str | os.PathLike[str], *, input_scale: str | None = None) -> "
 
 
 def _import_keras(path: Path, input_scale: str | None) -> TrainedNetwork:
-    from mnist_cnn.keras.importer import import_model
+    from mnist_cnn.keras.importer import images_to_guess_on, import_model
 
     if input_scale is not None:
         return import_model(path, scaling=input_scale).trained
-    known = datasets.load("auto", "data")
-    imported = import_model(path, images=Images(known.train.images[:1000], known.train.labels[:1000]))
-    print(f"input_scale={imported.scaling!r}, guessed on images of {known.name}", file=sys.stderr)
+    name, images = images_to_guess_on("data")
+    imported = import_model(path, images=images)
+    print(f"input_scale={imported.scaling!r}, guessed on images of {name}", file=sys.stderr)
     return imported.trained
 
 
@@ -74,13 +74,13 @@ class Model:
         return f"<{trained.model}, {trained.network.parameter_count:,} parameters, {trained.provenance}>"
 
     @overload
-    def predict(self, x: Array) -> NDArray[np.float32]: ...
+    def predict(self, x: ArrayLike) -> NDArray[np.float32]: ...
 
     @overload
     def predict(self, x: Picture | Sequence[Picture], placing: Placing = "auto") -> list[Prediction]: ...
 
     def predict(
-        self, x: Array | Picture | Sequence[Picture], placing: Placing = "auto"
+        self, x: ArrayLike | Picture | Sequence[Picture], placing: Placing = "auto"
     ) -> NDArray[np.float32] | list[Prediction]:
         """Classify images in an array, or pictures.
 
@@ -101,7 +101,7 @@ class Model:
 
     def evaluate(
         self,
-        data: str | tuple[Array, Array] | None = None,
+        data: str | tuple[ArrayLike, ArrayLike] | None = None,
         *,
         split: Literal["test", "val", "train"] = "test",
         root: str | Path | None = None,
@@ -127,7 +127,7 @@ class Model:
         return evaluate(self.trained, images_for(self.trained, split, files), files.name, split)
 
 
-def _images(x: Array, trained: TrainedNetwork) -> Tensor:
+def _images(x: ArrayLike, trained: TrainedNetwork) -> Tensor:
     """Images (N, C, H, W) with values 0 … 255 from an array that `Model.predict` takes."""
     images = _tensor(x)
     channels, *size = trained.network.input_shape
@@ -150,7 +150,7 @@ def _images(x: Array, trained: TrainedNetwork) -> Tensor:
     return images.float() * 255
 
 
-def _labels(y: Array, classes: int) -> Tensor:
+def _labels(y: ArrayLike, classes: int) -> Tensor:
     """Classes (N,) int64 from an array of whole numbers."""
     labels = _tensor(y)
     if labels.dim() != 1 or labels.is_floating_point() or ((labels < 0) | (labels >= classes)).any():
@@ -158,7 +158,7 @@ def _labels(y: Array, classes: int) -> Tensor:
     return labels.long()
 
 
-def _tensor(x: Array) -> Tensor:
+def _tensor(x: ArrayLike) -> Tensor:
     try:
         return torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x.detach().cpu()
     except TypeError as error:  # such as an array of objects

@@ -4,15 +4,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.files import check_is_new
+
 if TYPE_CHECKING:
     from mnist_cnn.data.datasets import DataFiles
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CKPT_OR_RUN",
-        help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists",
-    )  # fmt: skip
+def add_checkpoint(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    about = "a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists"
+    if optional:
+        parser.add_argument("checkpoint", metavar="CKPT_OR_RUN", nargs="?", help=f"{about} (default: accurate)")
+    else:
+        parser.add_argument("checkpoint", metavar="CKPT_OR_RUN", help=about)
 
 
 def add_data_files(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +49,13 @@ def file_path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return Path(text)
+
+
+def check_output(option: str, path: Path, *suffixes: str) -> None:
+    """Raise ConfigError if a file to write has none of these suffixes, OutputError if it exists or has no folder."""
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {path}: the name must end in {suffixes[0]}; name it {path.stem}{suffixes[0]}")
+    check_is_new(path)
 
 
 def add_placing(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, data_files, file_path
-from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
+from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, check_output, data_files, file_path
+from mnist_cnn.errors import DataError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 try:
@@ -36,15 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
         from mnist_cnn.data.datasets import MissingFilesError
-        from mnist_cnn.files import check_is_new, write_file
+        from mnist_cnn.files import write_file
         from mnist_cnn.inference import checkpoint
         from mnist_cnn.inference.evaluate import VIEWS, evaluate
         from mnist_cnn.inference.images import images_for
 
     if options.gif:
-        if options.gif.suffix.lower() != ".gif":
-            raise ConfigError(f"--gif {options.gif}: the animation is a GIF; name it {options.gif.stem}.gif")
-        check_is_new(options.gif)
+        check_output("--gif", options.gif, ".gif")
     file, trained = checkpoint.load_kept(options.checkpoint)
     files = data_files(options, options.data or trained.dataset)
     name = files.name

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_placing, file_path
+from mnist_cnn.commands.arguments import add_checkpoint, add_placing, check_output, file_path
 from mnist_cnn.errors import ConfigError, one_line
 
 DESCRIPTION = (
@@ -14,10 +14,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CKPT_OR_RUN", nargs="?",
-        help="a checkpoint, a run folder, or a network that mnist-cnn models lists (default: accurate)",
-    )  # fmt: skip
+    add_checkpoint(parser, optional=True)
     parser.add_argument("picture", metavar="PICTURE", help="a picture, or - for one on standard input")
     parser.add_argument(
         "-o", "--output", metavar="FILE.html", type=file_path, default=Path("explain.html"),
@@ -28,13 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.files import check_is_new, write_file
+        from mnist_cnn.files import write_file
         from mnist_cnn.inference import checkpoint
         from mnist_cnn.report.explain.page import explain
 
-    if options.output.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"-o {options.output}: the page is HTML; name it {options.output.stem}.html")
-    check_is_new(options.output)
+    check_output("-o", options.output, ".html", ".htm")
     if not options.picture:
         raise ConfigError("the name of the picture is empty.")
     if options.checkpoint is None and checkpoint.is_meant(options.picture):

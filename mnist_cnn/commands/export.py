@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, data_files, file_path
+from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, check_output, data_files, file_path
 from mnist_cnn.errors import ConfigError, DataError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if options.int8 and options.format != "onnx":
         raise ConfigError(f"--int8 goes with --format onnx, not {options.format}.")
     suffix, _, write = _FORMATS[options.format]
-    if options.output and options.output.suffix != suffix:
-        raise ConfigError(f"-o {options.output}: a file of --format {options.format} has a name that ends in {suffix}")
+    if options.output:
+        check_output("-o", options.output, suffix)
     file, trained = checkpoint.load_kept(options.checkpoint)
     # A model's name may have a slash in it, and would name another folder.
     name = re.sub(r"[^\w.-]+", "_", trained.model) + ("-int8" if options.int8 else "")

@@ -40,18 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.data import datasets
-        from mnist_cnn.data.images import Images
         from mnist_cnn.inference import checkpoint
-        from mnist_cnn.keras.importer import import_model
+        from mnist_cnn.keras.importer import images_to_guess_on, import_model
 
     output = options.output or Path(f"{options.file.stem}.ckpt")
     if output.suffix in checkpoint.KERAS_SUFFIXES:
         raise ConfigError(f"-o {output}: the output is a checkpoint, not a Keras file; name it {output.stem}.ckpt")
     images, guessed_on = None, None
     if options.input_scale is None:
-        known = datasets.load("auto", options.data_root)
-        guessed_on, images = known.name, Images(known.train.images[:1000], known.train.labels[:1000])
+        guessed_on, images = images_to_guess_on(options.data_root)
     imported = import_model(options.file, options.architecture, options.input_scale, images)
     checkpoint.save(output, imported.trained)
     if options.json:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_json, file_path
-from mnist_cnn.errors import CheckpointError, ConfigError, one_line, unicode_text
+from mnist_cnn.commands.arguments import add_checkpoint, add_json, check_output, file_path
+from mnist_cnn.errors import CheckpointError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
 DESCRIPTION = (
@@ -15,10 +15,7 @@ DESCRIPTION = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="CKPT_OR_RUN", nargs="?",
-        help="a checkpoint, a run folder (its best one), or a network that mnist-cnn models lists (default: accurate)",
-    )  # fmt: skip
+    add_checkpoint(parser, optional=True)
     parser.add_argument(
         "-o", "--output", metavar="FILE.html", type=file_path, default=Path("page.html"),
         help="the file to write (page.html in this folder)",
@@ -28,14 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.export.page import page
-        from mnist_cnn.files import check_is_new, write_file
+        from mnist_cnn.export.drawing_page import page
+        from mnist_cnn.files import write_file
         from mnist_cnn.inference import checkpoint
 
     output: Path = options.output
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError(f"-o {output}: browsers open it as a page only if its name ends in .html")
-    check_is_new(output)
+    check_output("-o", output, ".html", ".htm")
     file, trained = checkpoint.load_or_default(options.checkpoint)
     try:
         content = page(trained, _test_accuracy(file)).encode()
@@ -53,8 +48,8 @@ def _test_accuracy(file: Path) -> float | None:
     """The test accuracy according to the checkpoint's card or the metrics of its run; None if unknown."""
     from mnist_cnn.inference import box
 
-    if file.parent == box.BOX:
-        return box.card(file.stem).test_accuracy
+    if card := box.card_of(file):
+        return card.test_accuracy
     try:
         # They are those of the run's best checkpoint.
         accuracy = json.loads((file.parents[1] / "metrics.json").read_bytes())["test/accuracy"]

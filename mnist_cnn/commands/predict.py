@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_json, add_placing, file_path
+from mnist_cnn.commands.arguments import add_json, add_placing, check_output, file_path
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.terminal import failed, print_json
 
@@ -32,14 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.files import check_is_new
         from mnist_cnn.inference import checkpoint
         from mnist_cnn.inference.predict import Prediction, predict
 
     if options.show:
-        if options.show.suffix.lower() != ".png":
-            raise ConfigError(f"--show {options.show}: the picture is a PNG; name it {options.show.stem}.png")
-        check_is_new(options.show)
+        check_output("--show", options.show, ".png")
     first, *others = options.paths
     if not all(options.paths):
         raise ConfigError("the name of a picture is empty.")

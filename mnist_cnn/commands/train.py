@@ -1,6 +1,5 @@
 """`mnist-cnn train` and `python train.py`: trains a network, as Hydra composes the settings."""
 
-import argparse
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -11,17 +10,6 @@ from mnist_cnn.terminal import command_line, failed
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-
-DESCRIPTION = "Train a network, as python train.py does."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-
-
-def run(options: argparse.Namespace) -> int:
-    return main(options.settings, ["train"])
 
 
 def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:

@@ -27,13 +27,14 @@ def facts(trained: TrainedNetwork, file: Path) -> dict[str, str]:
         "preprocessing": f"{trained.preprocessing.formula()}, done inside",
         "versions": _json(trained.versions),
     }
-    return {**known, "licence": box.card(file.stem).licence} if _is_in_box(file) else known
+    card = box.card_of(file)
+    return {**known, "licence": card.licence} if card else known
 
 
 def text(trained: TrainedNetwork, file: Path) -> str:
     """The card as text: that of a network in the box, or one line."""
-    if _is_in_box(file):
-        return box.text(file.stem)
+    if card := box.card_of(file):
+        return box.text(card.name)
     return f"{trained.model}, {trained.provenance}, trained on {trained.dataset}."
 
 
@@ -43,10 +44,6 @@ def measured(check: Check, results: Mapping[str, Any], packages: Sequence[str] =
     versions |= {name: version(name) for name in packages}
     accuracy = {} if check.accuracy is None else {"test_accuracy": str(check.accuracy)}
     return {**accuracy, **{key: _json(value) for key, value in results.items()}, "exported_by": _json(versions)}
-
-
-def _is_in_box(file: Path) -> bool:
-    return file.parent == box.BOX
 
 
 def _json(value: Any) -> str:

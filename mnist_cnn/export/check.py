@@ -16,11 +16,11 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import Evaluation, evaluate
 from mnist_cnn.inference.images import images_for
 
-MOST_DIFFERENCE = 1e-5  # of a probability: rounding, in another order of the same sums
+TOLERANCE = 1e-5  # of a probability: rounding, in another order of the same sums
 _RANDOM = 250  # images if the data set is not available
 
 # From images as a file takes them, uint8 (N, H, W) or (N, H, W, C), to probabilities (N, classes).
-Answers = Callable[[Array], Array]
+Runtime = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Check:
     difference: float  # the largest of a probability
     same: int  # images with the same answer
     accuracy: float | None
+    images_per_second: float | None = None  # on one core; None if not measured
 
     def summary(self) -> str:
         """`the 10,000 test images of mnist: the same answers as PyTorch, probabilities within 1e-06, accuracy 99 %`."""
@@ -55,15 +56,19 @@ class Check:
         )
         near = f"probabilities within {self.difference:.1e}" if self.difference else "equal probabilities"
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.2%}"
-        return f"{self.reference.what}: {same}, {near}{accuracy}"
+        rate = self.images_per_second
+        speed = "" if rate is None else f"; {rate / 1000:,.1f} thousand images/s on one core"
+        return f"{self.reference.what}: {same}, {near}{accuracy}{speed}"
 
     def to_dict(self) -> dict[str, Any]:
+        speed = {} if self.images_per_second is None else {"images_per_second": round(self.images_per_second)}
         return {
             "dataset": None if self.reference.missing else self.reference.evaluation.dataset,
             "images": len(self.reference.images),
             "same_answers": self.same,
             "largest_difference": self.difference,
             "accuracy": self.accuracy,
+            **speed,
         }
 
 
@@ -83,7 +88,7 @@ def reference(trained: TrainedNetwork, files: DataFiles) -> Reference:
     return Reference(as_input(images.images).numpy(), evaluation, trained.network.evaluation_batch, missing)
 
 
-def compare(answers: Answers, reference: Reference) -> Check:
+def compare(answers: Runtime, reference: Reference) -> Check:
     """Compare a file's answers with PyTorch's."""
     batches = range(0, len(reference.images), reference.batch)
     found = np.concatenate([answers(reference.images[start : start + reference.batch]) for start in batches])
@@ -100,7 +105,7 @@ def compare(answers: Answers, reference: Reference) -> Check:
 def require_equal(check: Check, runtime: str) -> Check:
     """The same check; UserError if the file does not answer as PyTorch does."""
     other = len(check.reference.images) - check.same
-    if other or not check.difference <= MOST_DIFFERENCE:
+    if other or not check.difference <= TOLERANCE:
         raise UserError(
             f"{runtime} and PyTorch differ on {check.reference.what}: in {other:,} answers, and by up to "
             f"{check.difference:.1e} in a probability; no file was written."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn.data.sources import Array
-from mnist_cnn.export.check import Answers, Reference
+from mnist_cnn.export.check import Reference, Runtime
 from mnist_cnn.export.program import INPUT
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def quantize(model: "onnx.ModelProto", calibration: Array) -> "onnx.ModelProto":
         return onnx.load(quantized)
 
 
-def rates(one: Answers, other: Answers, reference: Reference) -> tuple[float, float]:
+def rates(one: Runtime, other: Runtime, reference: Reference) -> tuple[float, float]:
     """Images per second of each: the medians of five rounds, in which they take turns."""
     images = reference.images[: 8 * reference.batch]
-    taken: dict[Answers, list[float]] = {one: [], other: []}
+    taken: dict[Runtime, list[float]] = {one: [], other: []}
     for _ in range(5):
         for answers, seconds in taken.items():
             start = time.perf_counter()

@@ -1,7 +1,7 @@
 """Exports a network as an `.onnx` file, which ONNX Runtime and many others run without PyTorch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,9 @@ import torch
 from torch.export import ExportedProgram
 
 from mnist_cnn.data.sources import Array
-from mnist_cnn.errors import UserError
+from mnist_cnn.errors import missing_package
 from mnist_cnn.export import card
-from mnist_cnn.export.check import Answers, Check, Reference, compare, require_equal
+from mnist_cnn.export.check import Check, Reference, Runtime, compare, require_equal
 from mnist_cnn.export.program import INPUT, OUTPUT, converted
 from mnist_cnn.files import check_is_new, write_file
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -27,40 +27,30 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class Exported:
-    """What was checked of an `.onnx` file and, if it is in 8 bits, of the same network in float32.
-
-    `rates` are the speeds of both in images per second, on one core.
-    """
+    """What was checked of an `.onnx` file and, if it is in 8 bits, of the same network in float32 beside it."""
 
     check: Check
     in_float: Check | None = None
-    rates: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        if self.in_float is None or self.rates is None:
-            return {"check": self.check.to_dict()}
-        rate, float_rate = map(round, self.rates)
-        return {
-            "check": {**self.check.to_dict(), "images_per_second": rate},
-            "float32": {**self.in_float.to_dict(), "images_per_second": float_rate},
-        }
+        beside = {} if self.in_float is None else {"float32": self.in_float.to_dict()}
+        return {"check": self.check.to_dict(), **beside}
 
     def summary(self) -> list[str]:
         """What was checked, in a line, or one for each precision."""
-        if self.in_float is None or self.rates is None:
+        if self.in_float is None:
             return [f"checked in ONNX Runtime on {self.check.summary()}"]
-        rate, float_rate = (f"{rate / 1000:,.1f} thousand images/s on one core" for rate in self.rates)
         return [
-            f"in float32, checked in ONNX Runtime on {self.in_float.summary()}; {float_rate}",
-            f"in 8 bits, on {self.check.summary()}; {rate}",
+            f"in float32, checked in ONNX Runtime on {self.in_float.summary()}",
+            f"in 8 bits, on {self.check.summary()}",
         ]
 
 
 def require_packages() -> None:
     """Raise UserError if a package that writes or runs ONNX files is not installed."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
-        raise UserError(f"for ONNX, {' and '.join(missing)} must be installed: pip install 'mnist-cnn[onnx]'")
+    for name in _PACKAGES:
+        if find_spec(name) is None:
+            raise missing_package(name)
 
 
 def export_onnx(
@@ -78,7 +68,6 @@ def export_onnx(
 
     UserError if they are not, or if a layer can't be exported; OutputError if the file exists or can't be written.
     """
-    require_packages()
     check_is_new(path)
     model = converted(trained, _to_onnx)
     exported = Exported(require_equal(compare(session(model), reference), "ONNX Runtime"))
@@ -86,8 +75,11 @@ def export_onnx(
         from mnist_cnn.export import int8
 
         in_float, model = model, int8.quantize(model, calibration)
-        rates = int8.rates(session(model, threads=1), session(in_float, threads=1), reference)
-        exported = Exported(compare(session(model), reference), exported.check, rates)
+        rate, float_rate = int8.rates(session(model, threads=1), session(in_float, threads=1), reference)
+        exported = Exported(
+            replace(compare(session(model), reference), images_per_second=rate),
+            replace(exported.check, images_per_second=float_rate),
+        )
     for key, value in {**facts, **card.measured(exported.check, exported.to_dict(), _PACKAGES)}.items():
         model.metadata_props.add(key=key, value=value)
     model.doc_string = about
@@ -95,7 +87,7 @@ def export_onnx(
     return exported
 
 
-def session(model: "onnx.ModelProto", threads: int = 0) -> Answers:
+def session(model: "onnx.ModelProto", threads: int = 0) -> Runtime:
     """The model in ONNX Runtime, on this number of threads; 0: one for each core."""
     import onnxruntime
 

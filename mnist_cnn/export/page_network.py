@@ -16,9 +16,9 @@ from mnist_cnn.inference.predict import takes_whole_pictures
 from mnist_cnn.network.arguments import Shape, keras_shape
 from mnist_cnn.network.layers import activations, modules
 
-MOST_PARAMETERS = 2_000_000  # 8 MB of weights, which are a third more in a page
-MOST_OPERATIONS = 500_000_000  # for an image: more take longer than a tenth of a second
-LARGEST_SIDE = 128  # pixels: placing a drawing in larger images takes too long
+MAX_PARAMETERS = 2_000_000  # 8 MB of weights, which are a third more in a page
+MAX_OPERATIONS = 500_000_000  # for an image: more take longer than a tenth of a second
+MAX_SIDE = 128  # pixels: placing a drawing in larger images takes too long
 
 Operation = dict[str, Any]  # its `kind`, one of OPERATIONS in page_network.js, and its settings
 
@@ -34,9 +34,9 @@ def page_network(trained: TrainedNetwork) -> dict[str, Any]:
     if channels != 1:
         raise CheckpointError(f"the network takes images with {channels} channels, and a drawing has one.")
     for count, most, what in (
-        (max(size), LARGEST_SIDE, "pixels along a side of its images"),
-        (network.parameter_count, MOST_PARAMETERS, "parameters"),
-        (network.operations, MOST_OPERATIONS, "operations for an image"),
+        (max(size), MAX_SIDE, "pixels along a side of its images"),
+        (network.parameter_count, MAX_PARAMETERS, "parameters"),
+        (network.operations, MAX_OPERATIONS, "operations for an image"),
     ):
         if count > most:
             raise CheckpointError(f"the network has {count:,} {what}; the limit is {most:,}.")

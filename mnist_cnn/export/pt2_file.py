@@ -14,7 +14,7 @@ import torch
 
 from mnist_cnn.data.sources import Array
 from mnist_cnn.export import card
-from mnist_cnn.export.check import Answers, Check, Reference, compare, require_equal
+from mnist_cnn.export.check import Check, Reference, Runtime, compare, require_equal
 from mnist_cnn.export.program import converted, quiet
 from mnist_cnn.files import check_is_new, write_file
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -42,7 +42,7 @@ def _saved(program: torch.export.ExportedProgram, extra: dict[str, Any]) -> byte
     return buffer.getvalue()
 
 
-def _answers(content: bytes) -> Answers:
+def _answers(content: bytes) -> Runtime:
     with quiet():
         network = torch.export.load(io.BytesIO(content)).module()
 

@@ -72,6 +72,11 @@ def card(name: str) -> Card:
         raise _damaged(name, f"its card is damaged ({one_line(flat(error))})") from error
 
 
+def card_of(file: Path) -> Card | None:
+    """The card of a checkpoint, None if it is not in the box."""
+    return card(file.stem) if file.parent == BOX else None
+
+
 def text(name: str) -> str:
     """A card in Markdown, without the YAML; raises what `card` raises."""
     return _split(name)[1].strip()

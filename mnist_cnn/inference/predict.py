@@ -18,7 +18,7 @@ from mnist_cnn.data.sources import DIGITS, OWN, kind_of
 from mnist_cnn.errors import CheckpointError, DataError, one_line, unicode_text
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.description import MAX_INPUT
-from mnist_cnn.inference.pictures.prepare import MNIST_SIZE, Box, Placing, Seen, to_images
+from mnist_cnn.inference.pictures.prepare import MNIST_SIZE, Box, Placing, Preparing, Seen, to_images
 
 # Data sets whose images are not digits placed as in MNIST.
 _NO_DIGITS = ("fashion_mnist", "kmnist", "cifar10")
@@ -100,13 +100,13 @@ def predict(
     from that of the same picture in another batch. CheckpointError if the network does not take images, or if digits
     are to be placed for a network that does not take grey digits.
     """
-    wanted, placing = how_to_prepare(trained, placing)
+    wanted, how = how_to_prepare(trained, placing)
     batch, waiting = 1, list[_Picture]()
     for file, opened, error in _files(pictures):
         if file == "-":  # it takes as long to read as another program takes to write it
             yield from _classify(trained, waiting)
             waiting = []
-        waiting.append(_Picture(file, [], error) if error else _read(file, opened, wanted, placing))
+        waiting.append(_Picture(file, [], error) if error else _read(file, opened, wanted, how))
         if len(waiting) >= batch:
             yield from _classify(trained, waiting)
             batch, waiting = min(2 * batch, _batch(trained)), []
@@ -119,8 +119,8 @@ def takes_whole_pictures(trained: TrainedNetwork) -> bool:
     return is_own or trained.dataset in _NO_DIGITS or trained.network.input_shape[0] != 1
 
 
-def how_to_prepare(trained: TrainedNetwork, placing: Placing) -> tuple[tuple[int, int, int], Placing]:
-    """The shape of the images that pictures become for this network, and their placing; raises what `predict` does."""
+def how_to_prepare(trained: TrainedNetwork, placing: Placing) -> tuple[tuple[int, int, int], Preparing]:
+    """The shape of the images that pictures become for this network, and how; raises what `predict` does."""
     shape = trained.network.input_shape
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise CheckpointError(f"the network takes values of shape {shape}, not images.")
@@ -128,11 +128,10 @@ def how_to_prepare(trained: TrainedNetwork, placing: Placing) -> tuple[tuple[int
         if placing == "fit":
             raise CheckpointError("--fit: the network does not take digits in grey, only whole pictures.")
         placing = "as-is"
-    if placing == "as-is" and kind_of(trained.dataset) in OWN:
-        placing = "unchanged"
-    if placing not in ("as-is", "unchanged") and trained.preprocessing.size is not None:
+    how: Preparing = "unchanged" if placing == "as-is" and kind_of(trained.dataset) in OWN else placing
+    if placing != "as-is" and trained.preprocessing.size is not None:
         shape = (1, *MNIST_SIZE)  # as in training: the preprocessing brings it to the network's size
-    return (shape[0], shape[1], shape[2]), placing
+    return (shape[0], shape[1], shape[2]), how
 
 
 class _Picture(NamedTuple):
@@ -157,11 +156,11 @@ def _files(pictures: Sequence[Path | Image.Image]) -> Iterator[tuple[str, Image.
             yield from ((str(file), None, None) for file in files)
 
 
-def _read(file: str, opened: Image.Image | None, shape: tuple[int, int, int], placing: Placing) -> _Picture:
+def _read(file: str, opened: Image.Image | None, shape: tuple[int, int, int], how: Preparing) -> _Picture:
     try:
         with naming(file):
             picture = read_picture(file) if opened is None else reading.upright(opened)
-            return _Picture(file, to_images(picture, shape, placing))
+            return _Picture(file, to_images(picture, shape, how))
     except DataError as error:
         return _Picture(file, [], str(error))
 

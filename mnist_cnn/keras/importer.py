@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.errors import CheckpointError, ConfigError, KerasFileError, one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -104,6 +105,15 @@ class Imported:
         else:
             lines.append(f"input scale {self.scaling}")
         return "\n".join([*lines, *self.notes])
+
+
+def images_to_guess_on(root: str) -> tuple[str, Images]:
+    """The images that `import_model` guesses the scaling on, and what they are called: MNIST, or the part that is here.
+
+    `root` is the folder of all data sets.
+    """
+    known = datasets.load("auto", root)
+    return known.name, Images(known.train.images[:1000], known.train.labels[:1000])
 
 
 def import_model(

@@ -1,15 +1,14 @@
 """Reads a list of this project's layers, such as a file of `conf/model`, for a Keras file that has only weights."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from mnist_cnn import plain_yaml
 from mnist_cnn.errors import KerasFileError, flat, one_line
-from mnist_cnn.files import plain_yaml, read_regular
+from mnist_cnn.files import read_regular
 from mnist_cnn.keras.convert import Converted, Prepended
 from mnist_cnn.keras.model_config import MAX_LAYERS, KerasLayer
 from mnist_cnn.network import build_network
@@ -22,19 +21,10 @@ _MAX_BYTES = 2**16
 _SCALED = "scaled_input"  # the name of the layers that are put before the list
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-3` as a number, as Hydra does; YAML 1.1 requires `1.0e-3`."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"), list("-+0123456789")
-)
-
-
 def read_list(path: Path) -> list[Any]:
     """The layers in a YAML file, under its key `layers`; KerasFileError if it can't be read or holds no such list."""
     try:
-        content = plain_yaml(read_regular(path, _MAX_BYTES).decode(), _Loader)
+        content = plain_yaml.load(read_regular(path, _MAX_BYTES).decode())
     except OSError as error:
         raise KerasFileError(f"{path}: it can't be read: {error.strerror}.") from error
     except Exception as error:  # PyYAML raises nearly anything for text that is not YAML

@@ -3,10 +3,10 @@
 import base64
 import html
 
-from mnist_cnn.export.page import colours, policy
+from mnist_cnn.export.drawing_page import colours, policy
 
-_WIDTH = 34  # rem: the most that an image usually takes
 _STYLE = """
+:root { --image: 34rem; }  /* the most that an image usually takes */
 @media (prefers-color-scheme: dark) {
   .drawn { filter: invert(.92) hue-rotate(180deg); }  /* dark lines on white become light lines on black */
 }
@@ -18,7 +18,7 @@ section { margin: 2rem 0; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem; }
 .pair { margin: 2rem 0; }
 .pair section { margin: 0; min-width: 0; }
-img { display: block; width: 100%; max-width: 34rem; height: auto; border-radius: .4rem; }
+img { display: block; width: 100%; max-width: var(--image); height: auto; border-radius: .4rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: right; border-bottom: 1px solid var(--line); }
@@ -55,11 +55,16 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
 """
 
 
-def image(png: bytes, alt: str, kind: str = "", width: float = 0) -> str:
-    """An `img` that holds a PNG file, `width` rem wide if that is more than usual.
+def figure(content: str, caption: str) -> str:
+    """A `figure` with a caption; both are HTML."""
+    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
+
+
+def image(png: bytes, alt: str, kind: str = "", wider: float = 1) -> str:
+    """An `img` that holds a PNG file, so many times `wider` than usual.
 
     `kind` is its CSS class, such as `drawn` for a figure that is inverted in dark mode.
     """
     shown = f' class="{kind}"' if kind else ""
-    shown += f' style="width: {width:g}rem; max-width: none"' if width > _WIDTH else ""
+    shown += f' style="width: calc({wider:g} * var(--image)); max-width: none"' if wider > 1 else ""
     return f'<img{shown} src="data:image/png;base64,{base64.b64encode(png).decode()}" alt="{html.escape(alt)}">'

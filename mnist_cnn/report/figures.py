@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 from mnist_cnn.data.images import Images
-from mnist_cnn.inference.evaluate import Evaluation
+from mnist_cnn.inference.evaluate import Answer, Evaluation
 from mnist_cnn.report.run import EpochRow
 
 # The most images that a gallery shows.
@@ -20,13 +20,14 @@ LEAST_CERTAIN = 25
 SAMPLES = 50
 # A confusion matrix names no more classes than this; of more, it names some, and shows no counts.
 _NAMED = 60
+_INCHES = 5  # the width of a figure
 
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#9aa7b5"
 
 
 def curves(history: Sequence[EpochRow], what: str) -> Figure:
     """`accuracy` or `loss` by epoch, for training and validation."""
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    figure = Figure(figsize=(_INCHES, 3.4), layout="constrained")
     axes = figure.subplots()
     for part, colour, label in (("train", _BLUE, "training"), ("val", _ORANGE, "validation")):
         points = [(row["epoch"], row[f"{part}/{what}"]) for row in history if f"{part}/{what}" in row]
@@ -43,15 +44,15 @@ def curves(history: Sequence[EpochRow], what: str) -> Figure:
     return figure
 
 
-def confusion_inches(classes: int) -> float:
-    """The width of a confusion matrix: it grows with the number of classes, so that their names can be read."""
-    return max(5, 0.2 * min(classes, _NAMED))
+def confusion_width(classes: int) -> float:
+    """How many times as wide as other figures a confusion matrix is, so that the names of its classes can be read."""
+    return max(1, 0.04 * min(classes, _NAMED))
 
 
 def confusion_matrix(evaluation: Evaluation) -> Figure:
     """Counts by true class (row) and predicted class (column); the colour is the count's share of its row."""
     names = [_short(name, 20) for name in evaluation.classes]
-    side = confusion_inches(len(names))
+    side = _INCHES * confusion_width(len(names))
     figure = Figure(figsize=(side, side - 0.1), layout="constrained")
     axes = figure.subplots()
     counts = evaluation.confusion
@@ -71,7 +72,7 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 def reliability(evaluation: Evaluation) -> Figure:
     """How often answers of each probability are right, against the diagonal, above their number."""
-    figure = Figure(figsize=(5, 4.2))
+    figure = Figure(figsize=(_INCHES, 4.2))
     share, count = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     figure.subplots_adjust(left=0.16, right=0.96, top=0.97, bottom=0.12)  # a layout engine would draw it twice
     bins = evaluation.confidence_bins
@@ -96,19 +97,18 @@ def reliability(evaluation: Evaluation) -> Figure:
 def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     """The most confident mistakes: true class → predicted class, and the probability of the latter."""
     worst = evaluation.mistakes(MISTAKES)
-    arrow = " →\n" if _wordy(evaluation.classes) else " → "
-    titles = [f"{_short(one.true)}{arrow}{_short(one.predicted)}\n{one.probability:.1%}" for one in worst]
+    titles = [f"{_taken_for(one, evaluation.classes)}\n{one.probability:.1%}" for one in worst]
     return gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
 def least_certain(evaluation: Evaluation, images: Images) -> Figure:
     """The least certain answers with their probability: a tick if it is right, else true class → answer in orange."""
     answers = evaluation.least_certain(LEAST_CERTAIN)
-    arrow = " →\n" if _wordy(evaluation.classes) else " → "
     titles, colours = [], []
     for answer in answers:
         right = answer.true == answer.predicted
-        titles.append(f"{answer.true + (' ✓' if right else arrow + answer.predicted)}\n{answer.probability:.1%}")
+        says = f"{_short(answer.true)} ✓" if right else _taken_for(answer, evaluation.classes)
+        titles.append(f"{says}\n{answer.probability:.1%}")
         colours.append("black" if right else _ORANGE)
     return gallery(images.images[[answer.index for answer in answers]], titles, columns=5, colours=colours)
 
@@ -126,7 +126,7 @@ def gallery(images: Tensor, titles: Sequence[str], columns: int, colours: Sequen
     text = 0.24 * columns / 5 * width * (1 + max((title.count("\n") for title in titles), default=0))
     cell, gap = int(height + text), width // 7  # in pixels of the images
     canvas = images.new_full((rows * cell, columns * (width + gap), channels), 0 if channels == 1 else 255)
-    figure = Figure(figsize=(5, 5 * canvas.shape[0] / canvas.shape[1]))
+    figure = Figure(figsize=(_INCHES, _INCHES * canvas.shape[0] / canvas.shape[1]))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
@@ -147,6 +147,12 @@ def png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=160)
     return stream.getvalue()
+
+
+def _taken_for(answer: Answer, classes: Sequence[str]) -> str:
+    """True class → answer; on two lines if the names of the classes are words."""
+    arrow = " →\n" if _wordy(classes) else " → "
+    return f"{_short(answer.true)}{arrow}{_short(answer.predicted)}"
 
 
 def _short(name: str, most: int = 12) -> str:

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from mnist_cnn.data.images import Images
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 
-MOST_IMAGES = 1000
-_MOST_VALUES = 2**24  # of the hidden layer, for all images together
+MAX_IMAGES = 1000
+_MAX_VALUES = 2**24  # of the hidden layer, for all images together
 _CANVAS, _THUMBNAIL, _APART = 800, 26, 24  # pixels: the figure's side, an image's, and from one image to the next
-_MOST_NAMES = 20  # of classes, written on the map
+_MAX_NAMES = 20  # of classes, written on the map
 
 
 class HiddenMap(NamedTuple):
@@ -83,7 +83,7 @@ def draw(found: HiddenMap, images: Images, classes: Sequence[str]) -> Figure:
     axes.imshow(canvas, interpolation="nearest")  # pixel by pixel
     dots = np.setdiff1d(np.arange(len(labels)), shown)
     axes.scatter(places[dots, 0], places[dots, 1], s=4, c=colours[labels[dots]], linewidths=0)
-    for number, name in enumerate(classes if len(classes) <= _MOST_NAMES else ()):
+    for number, name in enumerate(classes if len(classes) <= _MAX_NAMES else ()):
         if (labels == number).any():
             middle, height = np.median(places[labels == number], axis=0)
             name = name if len(name) <= 20 else f"{name[:19]}…"
@@ -97,15 +97,15 @@ def draw(found: HiddenMap, images: Images, classes: Sequence[str]) -> Figure:
 
 @torch.inference_mode()
 def _inputs(trained: TrainedNetwork, images: Images, node: int) -> Tensor:
-    """The inputs of a node for the first images, (N, F)."""
-    network, found, left = trained.network, list[Tensor](), min(MOST_IMAGES, len(images))
+    """What a node gets for the first images, (N, F)."""
+    network, found, left = trained.network, list[Tensor](), min(MAX_IMAGES, len(images))
     source = network.nodes[node].sources[0]
     for start in range(0, left, network.evaluation_batch):
         values = trained.preprocessing(images.images[start : min(left, start + network.evaluation_batch)])
         for output in islice(network.outputs(values), source):
             values = output
         found.append(values.flatten(1))
-        if sum(map(Tensor.numel, found)) > _MOST_VALUES:
+        if sum(map(Tensor.numel, found)) > _MAX_VALUES:
             break
     return torch.cat(found)
 

@@ -15,7 +15,7 @@ FIRST, FIRST_MISTAKES = 20, 4
 MILLISECONDS = 900  # that each image is shown
 SIZE = (480, 240)
 
-_MOST_BARS = 10
+_MAX_BARS = 10
 _TILE, _LEFT, _TOP = 196, 16, 16  # pixels: the image's side, and its place
 _BARS, _ROW = 74, 14  # pixels: the top of the bars, and from one to the next
 _COLUMN, _RIGHT = 236, 464  # pixels: where the answer begins and ends
@@ -66,7 +66,7 @@ def _frame(evaluation: Evaluation, images: Images, answer: Answer, line: str) ->
 def _bars(draw: ImageDraw.ImageDraw, evaluation: Evaluation, answer: Answer, colour: str) -> None:
     """A bar for each class, or for the most probable ones if there are more than ten."""
     probabilities = evaluation.probabilities[answer.index]
-    count = min(_MOST_BARS, len(probabilities))
+    count = min(_MAX_BARS, len(probabilities))
     shown = probabilities.topk(count).indices if count < len(probabilities) else range(count)
     names = [(one_line(evaluation.classes[index]), float(probabilities[index])) for index in shown]
     font = _font(12)

@@ -15,7 +15,7 @@ from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.inference.images import check_suits
 from mnist_cnn.network import build_network
 from mnist_cnn.report.figures import SAMPLES
-from mnist_cnn.report.page import write_report
+from mnist_cnn.report.report import write_report
 from mnist_cnn.report.run import Run, resume_command
 from mnist_cnn.run_folder import is_first_process, open_run_dir
 from mnist_cnn.training.callbacks import History, StopRequest, callbacks_of

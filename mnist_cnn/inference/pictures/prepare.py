@@ -14,9 +14,9 @@ from mnist_cnn.inference.pictures.placing import Placed, is_placed, place, resiz
 from mnist_cnn.inference.pictures.segments import find_digits
 
 # Whether digits are cut out and placed as in MNIST: always, never, or except where a picture is such an image already.
-# `unchanged` is `as-is` with the brightness of the picture, also where this is dark on light: as pictures of the
-# user's own are trained on.
-Placing = Literal["fit", "as-is", "auto", "unchanged"]
+Placing = Literal["fit", "as-is", "auto"]
+# `unchanged`: the whole picture, not inverted, for networks trained on the user's own pictures.
+Preparing = Placing | Literal["unchanged"]
 Box = tuple[int, int, int, int]
 
 MNIST_SIZE = (28, 28)
@@ -42,12 +42,12 @@ class Preparation(NamedTuple):
     placed: Sequence[Placed] = ()
 
 
-def to_images(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> list[list[Seen]]:
+def to_images(picture: Image.Image, shape: tuple[int, int, int], how: Preparing) -> list[list[Seen]]:
     """The images of `prepare` without the steps, which take more memory."""
-    return prepare(picture, shape, placing).seen
+    return prepare(picture, shape, how).seen
 
 
-def prepare(picture: Image.Image, shape: tuple[int, int, int], placing: Placing) -> Preparation:
+def prepare(picture: Image.Image, shape: tuple[int, int, int], how: Preparing) -> Preparation:
     """Convert an RGBA picture to images of `shape`, for a network of digits: line by line, each from left to right.
 
     A grey image is light on dark, unless it is `unchanged`. For a colour network, with that, and with `as-is`, there is
@@ -55,12 +55,12 @@ def prepare(picture: Image.Image, shape: tuple[int, int, int], placing: Placing)
     """
     channels, height, width = shape
     whole = (0, 0, *picture.size)
-    if channels != 1 or placing == "unchanged":
+    if channels != 1 or how == "unchanged":
         return Preparation([[Seen(torch.from_numpy(as_image(picture, shape)), whole)]])
     picture, scale = _reduced(picture)
-    if placing == "as-is" or (placing == "auto" and picture.size[::-1] in (MNIST_SIZE, (height, width))):
+    if how == "as-is" or (how == "auto" and picture.size[::-1] in (MNIST_SIZE, (height, width))):
         grey = light_on_dark(grey_on_paper(picture))
-        if placing == "as-is" or is_placed(grey):
+        if how == "as-is" or is_placed(grey):
             return Preparation([[Seen((255 * resized(grey, height, width)).round().to(torch.uint8)[None], whole)]])
     ink = find_ink(picture)
     placed = [[(digit.box, place(digit.ink, height, width)) for digit in line] for line in find_digits(ink)]

@@ -11,8 +11,8 @@ from mnist_cnn.network import Network
 from mnist_cnn.network.network import Node
 from mnist_cnn.network.registry import MERGES
 
-MOST_MAPS = 32  # of a layer
-MOST_SIDE = 64  # pixels of a map; larger ones are reduced
+MAX_MAPS = 32  # of a layer
+MAX_SIDE = 64  # pixels of a map; larger ones are reduced
 COPIES = 32  # noisy copies of the image, over which a saliency map is averaged
 NOISE = 0.15  # their standard deviation, as a fraction of the range of the image's values
 
@@ -27,10 +27,10 @@ class Filters(NamedTuple):
 
 
 class FeatureMaps(NamedTuple):
-    """The output of a layer for an image, after its normalisation and activation: at most MOST_MAPS maps."""
+    """The output of a layer for an image, after its normalisation and activation: at most MAX_MAPS maps."""
 
     layers: str
-    maps: Tensor  # (C, H, W), at most MOST_SIDE high and wide
+    maps: Tensor  # (C, H, W), at most MAX_SIDE high and wide
     shape: tuple[int, ...]  # of the whole output, (C, H, W)
 
 
@@ -71,7 +71,7 @@ def feature_maps(network: Network, x: Tensor) -> Iterator[FeatureMaps]:
             shown = None
         if output.dim() == 4 and (shown or node.kind in _WINDOWS or node.kind in MERGES):
             layers = f"{shown.layers}, {node.kind}" if shown else _name(index, node)
-            maps = _reduced(_activated(network, index, output)[0, :MOST_MAPS])
+            maps = _reduced(_activated(network, index, output)[0, :MAX_MAPS])
             shown = FeatureMaps(layers, maps, tuple(output.shape[1:]))
     if shown:
         yield shown
@@ -110,5 +110,5 @@ def _activated(network: Network, index: int, output: Tensor) -> Tensor:
 
 
 def _reduced(maps: Tensor) -> Tensor:
-    height, width = (min(side, MOST_SIDE) for side in maps.shape[1:])
+    height, width = (min(side, MAX_SIDE) for side in maps.shape[1:])
     return F.adaptive_avg_pool2d(maps, (height, width))

@@ -1,28 +1,26 @@
 """Writes one HTML page about how a network reads a picture: preparation, answer, saliency, feature maps, filters."""
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mnist_cnn.errors import CheckpointError, one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.pictures.placing import Placed
-from mnist_cnn.inference.pictures.prepare import Box, Placing, Preparation, prepare
+from mnist_cnn.inference.pictures.prepare import Box, Placing, prepare
 from mnist_cnn.inference.predict import Digit, how_to_prepare, naming, probabilities, read_picture
 from mnist_cnn.network.arguments import show
-from mnist_cnn.report.document import document, image
+from mnist_cnn.report.document import document, figure, image
 from mnist_cnn.report.explain import bitmaps, inside
+from mnist_cnn.report.explain.steps import MAX_EXPLAINED, preparation, steps
 
-MOST_DIGITS = 8  # of a picture that are explained one by one
-MOST_LAYERS = 24  # whose feature maps are shown
-_MOST_CLASSES = 12  # with a bar each; of more classes, the ten most probable ones have one
-_LARGE, _SMALL = 480, 160  # pixels: the longer side of the picture, and of a digit that is cut out of it
+MAX_LAYERS = 24  # whose feature maps are shown
+_MAX_CLASSES = 12  # with a bar each; of more classes, the ten most probable ones have one
 
 _STYLE = """
 .steps { display: flex; flex-wrap: wrap; gap: 1rem clamp(.6rem, 2vw, 1.25rem); margin: 1rem 0; }
@@ -64,10 +62,10 @@ def explain(trained: TrainedNetwork, file: str, placing: Placing = "auto") -> Ex
 
     DataError or CheckpointError if `predict` has no answer either.
     """
-    shape, placing = how_to_prepare(trained, placing)
+    shape, how = how_to_prepare(trained, placing)
     with naming(file):
         picture = read_picture(file)
-        prepared = prepare(picture, shape, placing)
+        prepared = prepare(picture, shape, how)
     with torch.no_grad():
         found = probabilities(trained, [seen.image for line in prepared.seen for seen in line])
         lines = [[_digit(trained, next(found), seen.image, seen.box) for seen in line] for line in prepared.seen]
@@ -85,10 +83,10 @@ def explain(trained: TrainedNetwork, file: str, placing: Placing = "auto") -> Ex
     rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in facts)
     body = [
         f'<section><table class="facts">{rows}</table></section>',
-        _preparation(picture, prepared, placing, digits),
+        preparation(picture, prepared, how, digits),
         *(
             _one_digit(trained, digits, index, prepared.placed[index] if prepared.placed else None)
-            for index in range(min(len(digits), MOST_DIGITS))
+            for index in range(min(len(digits), MAX_EXPLAINED))
         ),
         _filters(trained),
     ]
@@ -104,72 +102,14 @@ def _digit(trained: TrainedNetwork, row: list[float] | None, seen: Tensor, box: 
     return Digit(dict(zip(trained.classes, row, strict=True)), box, seen)
 
 
-def _preparation(picture: Image.Image, prepared: Preparation, placing: Placing, digits: Sequence[Digit]) -> str:
-    """How the images that the network takes were found in the picture."""
-    if prepared.ink is not None:
-        how = (
-            "The ink is what stands out from the paper. Each digit is cut out, scaled until its longer side has the "
-            "length that MNIST&rsquo;s digits have, its strokes widened if they are thinner than in MNIST, and placed "
-            "by its centre of mass."
-        )
-    elif placing == "as-is":
-        grey = ", in grey and light on dark" if len(digits[0].image) == 1 else ""
-        how = f"The picture is taken as a whole and only resized{grey}."
-    else:
-        how = "The picture shows a digit that is placed as in MNIST already, so it is taken as it is."
-    steps = [_figure(_boxed(picture, digits, prepared.ink is not None), "the picture as read")]
-    if prepared.ink is not None:
-        ink = image(bitmaps.grey(prepared.ink, _LARGE), "the ink that was found")
-        steps.append(_figure(ink, "the ink that was found"))
-    if len(digits) > MOST_DIGITS:
-        how += f" The picture has {len(digits)} digits; this page explains the first {MOST_DIGITS}."
-    return (
-        f"<section><h2>From the picture to the network</h2><p>{how}</p>"
-        f'<div class="steps">{"".join(steps)}</div></section>'
-    )
-
-
-def _steps(trained: TrainedNetwork, digit: Digit, placed: Placed | None) -> Iterator[str]:
-    """One figure for each step from the picture to the network's input."""
-    if placed is not None:
-        sizes = [f"{values.shape[1]}×{values.shape[0]} pixels" for values in (placed.cut, placed.scaled)]
-        yield _figure(image(bitmaps.grey(placed.cut, _SMALL), "the digit, cut out", "pixels"), f"cut out, {sizes[0]}")
-        scaled = image(bitmaps.grey(placed.scaled, _SMALL), "the digit, scaled", "pixels")
-        yield _figure(scaled, f"scaled, and thickened where it was thin, {sizes[1]}")
-    height, width = digit.image.shape[1:]
-    what = "placed, " if placed is not None else ""
-    seen = image(bitmaps.pixels(digit.image), "the image that the network takes", "pixels")
-    yield _figure(seen, f"{what}{width}×{height} pixels: the image that the network takes")
-    x = trained.preprocessing(digit.image[None])
-    if x.shape[2:] != digit.image.shape[1:]:
-        brought = trained.preprocessing.undo(x)[0].clamp(0, 255).round().byte()
-        size = f"{x.shape[3]}×{x.shape[2]} pixels"
-        yield _figure(image(bitmaps.pixels(brought), "the same at the network's size", "pixels"), f"brought to {size}")
-
-
-def _boxed(picture: Image.Image, digits: Sequence[Digit], with_boxes: bool) -> str:
-    """The picture, with a box around each digit that was cut out, and its number if there are several."""
-    size = max(picture.size) / 14
-    marks = ""
-    for number, digit in enumerate(digits if with_boxes else (), 1):
-        left, top, right, bottom = digit.box
-        marks += f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
-        if len(digits) > 1:
-            marks += f'<text x="{left}" y="{top - size / 4:.1f}" font-size="{size:.1f}">{number}</text>'
-    kind = "pixels" if max(picture.size) < _SMALL else ""
-    shown = image(bitmaps.picture(picture, _LARGE), "the picture", kind)
-    width, height = picture.size
-    return f'<div class="boxed">{shown}<svg viewBox="0 0 {width} {height}" aria-hidden="true">{marks}</svg></div>'
-
-
 def _one_digit(trained: TrainedNetwork, digits: Sequence[Digit], index: int, placed: Placed | None) -> str:
     """How one digit was prepared, the answer, its saliency maps and its feature maps."""
     digit = digits[index]
     x = trained.preprocessing(digit.image[None])
     heading = f"Digit {index + 1} of {len(digits)}: {{}}" if len(digits) > 1 else "{}"
-    maps = list(islice(inside.feature_maps(trained.network, x), MOST_LAYERS + 1))
+    maps = list(islice(inside.feature_maps(trained.network, x), MAX_LAYERS + 1))
     return f"""<section><h2>{heading.format("what the network gets")}</h2>
-<div class="steps">{"".join(_steps(trained, digit, placed))}</div>
+<div class="steps">{"".join(steps(trained, digit, placed))}</div>
 <p><small>The values of the pixels, 0 to 255, are scaled by {html.escape(trained.preprocessing.formula())}.</small></p>
 </section>
 <div class="pair">
@@ -183,7 +123,7 @@ def _one_digit(trained: TrainedNetwork, digits: Sequence[Digit], index: int, pla
 def _bars(digit: Digit) -> str:
     shown = list(digit.probabilities.items())
     note = ""
-    if len(shown) > _MOST_CLASSES:
+    if len(shown) > _MAX_CLASSES:
         note = f"<p><small>The ten most probable of {len(shown)} classes.</small></p>"
         shown = sorted(shown, key=lambda item: -item[1])[:10]
     rows = "".join(
@@ -199,11 +139,11 @@ def _saliency(trained: TrainedNetwork, digit: Digit, x: Tensor) -> str:
     maps = torch.stack([inside.saliency(trained.network, x, trained.classes.index(name)) for name in names])
     if not maps.isfinite().all() or not maps.any():
         return "<p>The gradient of the scores is zero or not finite everywhere, so there is nothing to show.</p>"
-    figures = [_figure(image(bitmaps.pixels(digit.image), "the image", "pixels"), "the image")]
+    figures = [figure(image(bitmaps.pixels(digit.image), "the image", "pixels"), "the image")]
     most = float(maps.abs().max())
     for name, values, rank in zip(names, maps, ("the answer", "the runner-up"), strict=True):
         shown = image(bitmaps.signed(values[None], 1, most), f"saliency map of class {name}", "pixels")
-        figures.append(_figure(shown, f"class {html.escape(name)}, {rank}"))
+        figures.append(figure(shown, f"class {html.escape(name)}, {rank}"))
     return f"""<div class="steps">{"".join(figures)}</div>
 <p><small>Blue to white: a brighter pixel would raise the score (the logit) of the class. Orange: it would lower it.
 Black: no effect. Both maps have one scale. The method is SmoothGrad (Smilkov et al. 2017): the gradient of the score by
@@ -214,11 +154,11 @@ changes of single pixels would do, not how much each part of the image contribut
 def _maps(found: Sequence[inside.FeatureMaps]) -> str:
     if not found:
         return "<p>This network has no convolution or pooling, so it has no feature maps.</p>"
-    more = f" The first {MOST_LAYERS} layers are shown." if len(found) > MOST_LAYERS else ""
+    more = f" The first {MAX_LAYERS} layers are shown." if len(found) > MAX_LAYERS else ""
     return f"""<p><small>What each convolution and pooling gives for this image, after its normalisation and
-activation; at most {inside.MOST_MAPS} maps a layer. Black is 0, white the layer&rsquo;s largest value, orange
+activation; at most {inside.MAX_MAPS} maps a layer. Black is 0, white the layer&rsquo;s largest value, orange
 negative.{more}</small></p>
-<div class="maps">{"".join(map(_layer, found[:MOST_LAYERS]))}</div>"""
+<div class="maps">{"".join(map(_layer, found[:MAX_LAYERS]))}</div>"""
 
 
 def _layer(found: inside.FeatureMaps) -> str:
@@ -226,7 +166,7 @@ def _layer(found: inside.FeatureMaps) -> str:
     count = f"the first {len(found.maps)} of {channels} maps" if channels > len(found.maps) else f"{channels} maps"
     reduced = ", shown smaller" if found.maps.shape[1:] != found.shape[1:] else ""
     shown = image(bitmaps.signed(found.maps.nan_to_num(), 8), f"feature maps of {found.layers}", "pixels")
-    return _figure(shown, f"{html.escape(found.layers)}<br>{count} of {width}×{height}{reduced}")
+    return figure(shown, f"{html.escape(found.layers)}<br>{count} of {width}×{height}{reduced}")
 
 
 def _filters(trained: TrainedNetwork) -> str:
@@ -236,7 +176,7 @@ def _filters(trained: TrainedNetwork) -> str:
             "<section><h2>First-layer filters</h2><p>The first layer with weights is neither a convolution nor a dense "
             "layer on the pixels, so it has no filters that are images.</p></section>"
         )
-    most = inside.MOST_MAPS
+    most = inside.MAX_MAPS
     weights = filters.weights[:most]
     count = f"the first {most} of {len(filters.weights)}" if len(filters.weights) > most else f"all {len(weights)}"
     if weights.shape[1] == 3:
@@ -250,8 +190,4 @@ def _filters(trained: TrainedNetwork) -> str:
     caption = f"{html.escape(filters.layer)}: {count} filters of {size} pixels"
     return f"""<section><h2>First-layer filters</h2>
 <p><small>The weights that the network has learnt for its first layer, the same for every picture. {colours}</small></p>
-<div class="maps">{_figure(image(png, "the filters of the first layer", "pixels"), caption)}</div></section>"""
-
-
-def _figure(content: str, caption: str) -> str:
-    return f"<figure>{content}<figcaption>{caption}</figcaption></figure>"
+<div class="maps">{figure(image(png, "the filters of the first layer", "pixels"), caption)}</div></section>"""

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from mnist_cnn import plain_yaml
 from mnist_cnn.config import require_text
 from mnist_cnn.errors import ConfigError, flat, one_line
-from mnist_cnn.files import plain_yaml
 
 _NAME = "config.yaml"
 _MAX_BYTES = 2**18
@@ -70,7 +70,7 @@ for _name, _form in {
 def _plain_yaml(text: str) -> Any:
     if len(text) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES:,} bytes")
-    values = plain_yaml(text, _PlainLoader)
+    values = plain_yaml.load(text, _PlainLoader)
     for path, value in leaves(values):
         require_text(path, value)
     return values

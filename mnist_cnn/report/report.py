@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mnist_cnn.errors import CheckpointError
-from mnist_cnn.export import page as drawing
+from mnist_cnn.export import drawing_page
 from mnist_cnn.export.page_network import page_network
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.evaluate import ClassScore
@@ -52,9 +52,9 @@ def page(run: Run, pngs: dict[str, bytes], found_map: HiddenMap | None) -> str:
     """The report as one HTML page that contains its figures and loads nothing."""
     title = f"{run.trained.model} on {run.test.dataset}: {run.test.accuracy:.2%} test accuracy"
 
-    def image(name: str, alt: str, width: float = 0) -> str:
+    def image(name: str, alt: str, wider: float = 1) -> str:
         pictures = len(run.test_images.images[0]) == 3 and name not in _CHARTS  # in colour, so they are not inverted
-        return document.image(pngs[name], alt, "" if pictures else "drawn", width)
+        return document.image(pngs[name], alt, "" if pictures else "drawn", wider)
 
     facts = "".join(
         f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>"
@@ -79,7 +79,7 @@ def page(run: Run, pngs: dict[str, bytes], found_map: HiddenMap | None) -> str:
         else ""
     )
     heading, field = _field(run)
-    width = 34 * figures.confusion_inches(len(run.test.classes)) / 5  # many classes: scrolled, not shrunk
+    wider = figures.confusion_width(len(run.test.classes))  # many classes: scrolled, not shrunk
     curves = "training and validation" if run.val else "training"
     validation = (
         " The validation curves are measured at the end of each epoch, so they can look better." if run.val else ""
@@ -99,7 +99,7 @@ def page(run: Run, pngs: dict[str, bytes], found_map: HiddenMap | None) -> str:
 on.{validation}</small></section>
 <div class="pair">
 <section><h2>Confusion matrix (test images)</h2>
-<div class="wide">{image("confusion_matrix.png", "confusion matrix on the test images", width)}</div></section>
+<div class="wide">{image("confusion_matrix.png", "confusion matrix on the test images", wider)}</div></section>
 <section><h2>Results by class (test images)</h2><div class="wide"><table>
 <tr><th>class</th><th>precision</th><th>recall</th><th>F1</th><th>images</th></tr>{classes}</table></div>
 <p>Macro F1 {run.test.macro_f1:.2%}. Expected calibration error {run.test.calibration_error:.4f}.</p></section>
@@ -154,14 +154,14 @@ class.</small></p>
 {image("hidden_map.png", "test images at their place on the first two principal components")}</section>"""
 
 
-def _field(run: Run) -> tuple[str, drawing.Field]:
+def _field(run: Run) -> tuple[str, drawing_page.Field]:
     """The heading and the drawing area, or a line that says why there is none."""
     try:
         network = page_network(run.trained)
     except CheckpointError as error:
         reason = f"<p>There is no drawing area here: {html.escape(str(error))}</p>\n"
-        return "Draw a digit", drawing.Field("", reason, "")
-    return drawing.title(network), drawing.field(network)
+        return "Draw a digit", drawing_page.Field("", reason, "")
+    return drawing_page.title(network), drawing_page.field(network)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
