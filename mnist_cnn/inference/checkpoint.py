@@ -137,11 +137,12 @@ def load(path: str | Path) -> TrainedNetwork:
 
 
 def load_or_default(path: str | None) -> tuple[Path, TrainedNetwork]:
-    """`load_kept`; if no path is given, of the default network of the box, and a line on standard error says so."""
+    """`load_kept`; if no path is given, the default network of the box, and a line on standard error says so."""
     if path is not None:
         return load_kept(path)
+    found = load_kept(box.find(box.DEFAULT))
     print(f"using {box.DEFAULT}, a network that comes with this package", file=sys.stderr)
-    return load_kept(box.find(box.DEFAULT))
+    return found
 
 
 def load_kept(path: str | Path) -> tuple[Path, TrainedNetwork]:
