@@ -47,7 +47,7 @@ CHAINS: dict[str, list[Any]] = {
 
 def build(name: str, shape: tuple[int, int, int] = (1, 28, 28)) -> Network:
     torch.manual_seed(0)
-    return build_network(CHAINS[name], shape).to(memory_format=torch.channels_last)
+    return build_network(CHAINS[name], shape, classes=10).to(memory_format=torch.channels_last)
 
 
 def layer_by_layer(network: Network, x: Tensor) -> Tensor:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from mnist_cnn import plain_yaml
+from mnist_cnn.data.sources import DIGITS
 from mnist_cnn.errors import KerasFileError, flat, one_line
 from mnist_cnn.files import read_regular
 from mnist_cnn.keras.convert import Converted, Prepended
 from mnist_cnn.keras.model_config import MAX_LAYERS, KerasLayer
 from mnist_cnn.network import build_network
 from mnist_cnn.network.arguments import Shape, keras_shape
+from mnist_cnn.network.build import with_class_count
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -22,7 +24,10 @@ _SCALED = "scaled_input"  # the name of the layers that are put before the list
 
 
 def read_list(path: Path) -> list[Any]:
-    """The layers in a YAML file, under its key `layers`; KerasFileError if it can't be read or holds no such list."""
+    """The layers in a YAML file, under its key `layers`; KerasFileError if it can't be read or holds no such list.
+
+    `classes`, as the files of conf/model say, are ten: a file of weights does not say how many its model has.
+    """
     try:
         content = plain_yaml.load(read_regular(path, _MAX_BYTES).decode())
     except OSError as error:
@@ -32,7 +37,7 @@ def read_list(path: Path) -> list[Any]:
     layers = content.get("layers") if isinstance(content, Mapping) else content
     if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
         raise KerasFileError(f"{path}: it has no list of layers under the key layers, as the files of conf/model have.")
-    return layers
+    return with_class_count(layers, len(DIGITS))
 
 
 def as_model(layers: Sequence[Any], prepended: Prepended = ()) -> tuple[KerasLayer, Converted]:
