@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -21,7 +23,7 @@ from mnist_cnn.data import datasets
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError, UserError
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.training.module import Classifier
-from tests.conftest import ROOT, FakeMnist, train_command, weights
+from tests.conftest import CONF, ROOT, FakeMnist, train_command, weights
 
 QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
 
@@ -145,6 +147,38 @@ def test_images_of_ones_own_are_evaluated_only_where_one_says_they_are(name: str
         mnist_cnn.load("tiny_strong").evaluate(name)
 
 
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        (lambda model: model.evaluate("mnist", split="validation"), "split='validation': not one of test, val, train"),
+        (lambda model: model.predict("7.png", placing="asis"), "placing='asis': not one of .* Did you mean as-is?"),
+        (lambda model: model.predict([np.zeros((28, 28), np.uint8)]), "pictures are paths, PIL images, or a list"),
+        (lambda model: model.predict(7), "pictures are paths, PIL images, or a list"),
+        (lambda model: model.predict(torch.empty(1, 28, 28, device="meta")), "it must hold numbers"),
+        (lambda model: model.evaluate((np.zeros((5, 28, 28), np.uint8), [0] * 5)), "list: an array or a tensor"),
+        (lambda model: model.evaluate([1, 2]), "data is the name of a data set, or a pair"),
+        (lambda model: model.evaluate((np.zeros((5, 28, 28), np.uint8), np.zeros(5, bool))), "whole numbers"),
+    ],
+)  # fmt: skip
+def test_another_mistake_is_one_line(mistake: Callable[[Any], Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        mistake(mnist_cnn.load("tiny_strong"))
+    assert "\n" not in str(caught.value)
+
+
+def test_big_endian_numbers_are_read() -> None:
+    model = mnist_cnn.load("tiny_strong")
+    images = np.random.default_rng(0).random((3, 28, 28), np.float32)
+    np.testing.assert_array_equal(model.predict(images.astype(">f4")), model.predict(images))
+
+
+def test_a_program_of_hydra_can_train_and_keeps_its_state() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run = mnist_cnn.train(*QUICK)
+        assert compose("config").model.name == "baseline"
+    assert run.folder.is_absolute()
+
+
 def test_an_input_scale_is_for_keras_files_only() -> None:
     with pytest.raises(CheckpointError, match="accurate: input_scale is for Keras files"):
         mnist_cnn.load("accurate", input_scale="1/255")
@@ -185,9 +219,10 @@ def test_a_run_can_be_trained_in_another_thread() -> None:
         ("trainer=ddp", "trainer.strategy=ddp: mnist_cnn.train trains in this process"),
         ("resume=nowhere", "resume=nowhere: "),
         ("data.name", "data.name: not understood"),
+        (3, "settings are strings"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_one_line_and_leaves_nothing(setting: str, said: str) -> None:
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(setting: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         mnist_cnn.train("model=tiny", "data=digits", setting)
     assert "\n" not in str(caught.value)

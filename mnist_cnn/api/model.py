@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnist_cnn.data import datasets
 from mnist_cnn.data.images import Images
-from mnist_cnn.errors import CheckpointError, DataError
+from mnist_cnn.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.evaluate import Evaluation, evaluate, logits_of
@@ -25,6 +25,7 @@ from mnist_cnn.inference.predict import Prediction, predict
 from mnist_cnn.network import Network
 
 ArrayLike: TypeAlias = NDArray[Any] | Tensor
+_PICTURES = (str, os.PathLike, Image.Image)
 Picture: TypeAlias = str | os.PathLike[str] | Image.Image
 
 
@@ -91,11 +92,14 @@ class Model:
         `placing` is `as-is`. The result is what `mnist-cnn predict` prints: a Prediction for each picture, or for each
         line of digits in it, with `digit` and `probability`, or `error`.
 
-        DataError for an array of another shape or range.
+        DataError for an array of another shape or range, or for anything else that is no picture.
         """
+        _require_one_of("placing", placing, get_args(Placing))
         if isinstance(x, np.ndarray | Tensor):
             return logits_of(self.trained, _images(x, self.trained)).softmax(1).numpy()
         pictures = [x] if isinstance(x, str | os.PathLike | Image.Image) else x
+        if not isinstance(pictures, list | tuple) or not all(isinstance(picture, _PICTURES) for picture in pictures):
+            raise DataError("pictures are paths, PIL images, or a list of these; images in arrays are one array.")
         sources = [picture if isinstance(picture, Image.Image) else Path(picture) for picture in pictures]
         return list(predict(self.trained, sources, placing))
 
@@ -117,7 +121,10 @@ class Model:
         ConfigError if `root` or `file` is missing for your own images; DataError if the images are not available or
         don't suit the network.
         """
-        if isinstance(data, tuple):
+        _require_one_of("split", split, ("test", "val", "train"))
+        if data is not None and not isinstance(data, str):
+            if not isinstance(data, tuple) or len(data) != 2:
+                raise DataError("data is the name of a data set, or a pair (images, classes).")
             images, labels = _images(data[0], self.trained), _labels(data[1], len(self.classes))
             if len(images) != len(labels) or not len(labels):
                 raise DataError(f"{len(images)} images with {len(labels)} classes: one class for each image is needed.")
@@ -125,6 +132,11 @@ class Model:
         arguments = {"folder": "root=FOLDER", "npz": "file=FILE.npz", "mirror": "mirror="}
         files = datasets.data_files(data or self.trained.dataset, root, file, mirror, arguments)
         return evaluate(self.trained, images_for(self.trained, split, files), files.name, split)
+
+
+def _require_one_of(argument: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{argument}={value!r}: not one of {', '.join(known)}.{did_you_mean(str(value), known)}")
 
 
 def _images(x: ArrayLike, trained: TrainedNetwork) -> Tensor:
@@ -153,13 +165,18 @@ def _images(x: ArrayLike, trained: TrainedNetwork) -> Tensor:
 def _labels(y: ArrayLike, classes: int) -> Tensor:
     """Classes (N,) int64 from an array of whole numbers."""
     labels = _tensor(y)
-    if labels.dim() != 1 or labels.is_floating_point() or ((labels < 0) | (labels >= classes)).any():
+    whole = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if labels.dim() != 1 or not whole or ((labels < 0) | (labels >= classes)).any():
         raise DataError(f"classes of shape {tuple(y.shape)}: they must be whole numbers (N,) from 0 to {classes - 1}.")
     return labels.long()
 
 
 def _tensor(x: ArrayLike) -> Tensor:
+    if not isinstance(x, np.ndarray | Tensor):
+        raise DataError(f"{type(x).__name__}: an array or a tensor is needed.")
     try:
-        return torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x.detach().cpu()
-    except TypeError as error:  # such as an array of objects
+        if isinstance(x, Tensor):
+            return x.detach().cpu().to_dense()
+        return torch.from_numpy(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))
+    except (TypeError, ValueError, RuntimeError) as error:  # such as an array of objects, or a tensor without values
         raise DataError(f"an array of {x.dtype}: it must hold numbers.") from error

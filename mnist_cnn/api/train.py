@@ -25,6 +25,9 @@ def train(*settings: str) -> "TrainingRun":
         raise missing_package("hydra")
     from mnist_cnn.hydra_cli.run import configured
 
+    if not all(isinstance(setting, str) for setting in settings):
+        raise ConfigError('settings are strings, one for each: train("model=tiny", "trainer.max_epochs=1").')
+
     config, command = configured(settings)
     if config.trainer.strategy == "ddp":
         raise ConfigError("trainer.strategy=ddp: mnist_cnn.train trains in this process; use mnist-cnn train.")
@@ -32,7 +35,7 @@ def train(*settings: str) -> "TrainingRun":
         from mnist_cnn.training.run import train as train_network
     run = train_network(config, command)
     assert run is not None, "a run of one process that was not interrupted has results"
-    return TrainingRun(run.folder)
+    return TrainingRun(run.folder.absolute())
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ A user's mistake ends in one line that names the setting and, where there is one
 import os
 import shlex
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -32,6 +34,7 @@ from mnist_cnn.terminal import allow_any_text, failed, train_command
 _PACKAGE = Path(__file__).parents[1]
 # A wheel has the configuration inside the package, a checkout has it beside the package.
 CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
+_ONE_AT_A_TIME = threading.Lock()  # for Hydra's global state
 # Variables that tell a process which of several it is, and how many there are; torchrun, SLURM and Lightning set them.
 RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
 COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK")
@@ -112,7 +115,7 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
         raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
     try:
         checked = checked_arguments(settings, CONF)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", checked, return_hydra_config=True)
             with open_dict(composed):
                 chosen = composed.pop("hydra").runtime.choices.get("model")
@@ -120,6 +123,18 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, CONF, list(settings))) from error
     return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
+
+
+@contextmanager
+def _without_global_state() -> Iterator[None]:
+    """Set Hydra's global state aside, of which there is one: the caller may be a program of Hydra itself."""
+    with _ONE_AT_A_TIME:
+        state = Singleton.get_state()
+        GlobalHydra.instance().clear()
+        try:
+            yield
+        finally:
+            Singleton.set_state(state)
 
 
 def _check_environment() -> None:
