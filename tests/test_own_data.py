@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ def test_another_network_is_evaluated_on_a_folder_by_the_names_of_its_classes(
     os.rename("some/7", "some/seven")
     assert main(["evaluate", "tiny_strong", "--data", "folder", "--data-root", "some"]) == 1
     assert "the network does not know its class seven" in capsys.readouterr().err
+
+
+def test_classes_that_only_their_position_matches_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    saved_network = replace(checkpoint.load("tiny_strong"), classes=tuple("abcdefghij"), dataset="my own")
+    checkpoint.save(Path("letters.ckpt"), saved_network)
+    assert main(["evaluate", "letters.ckpt", "--data", "digits"]) == 0
+    assert "note: classes are matched by position, not by name: 0 of digits counts as a\n" in capsys.readouterr().err
+    assert main(["evaluate", "tiny_strong", "--data", "digits"]) == 0
+    assert "by position" not in capsys.readouterr().err
 
 
 def test_a_network_of_digits_in_a_folder_finds_them_in_a_picture(capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,3 +155,13 @@ def test_a_layer_derived_from_a_known_one_is_not_taken_for_it() -> None:
     described.network.add_module(described.network.nodes[1].parts[0], Doubled(784, 10))
     with pytest.raises(CheckpointError, match=r"layer 1 \(Dense\) is not among"):
         page_network(described)
+
+
+def test_a_network_whose_outputs_are_not_finite_gets_no_page(capsys: pytest.CaptureFixture[str]) -> None:
+    network = trained(END)
+    for parameter in network.network.parameters():
+        parameter.data.fill_(3e38)
+    checkpoint.save(Path("it.ckpt"), network)
+    assert main(["page", "it.ckpt"]) == 1
+    assert "its outputs are not finite numbers" in capsys.readouterr().err
+    assert not Path("page.html").exists()

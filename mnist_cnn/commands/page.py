@@ -25,9 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
+        import torch
+
         from mnist_cnn.export.drawing_page import page
         from mnist_cnn.files import write_file
         from mnist_cnn.inference import checkpoint
+        from mnist_cnn.inference.evaluate import logits_of
 
     output: Path = options.output
     check_output("-o", output, ".html", ".htm")
@@ -36,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
         content = page(trained, _test_accuracy(file)).encode()
     except CheckpointError as error:
         raise CheckpointError(f"{one_line(file)}: {error}") from None
+    logits_of(trained, torch.full((1, *trained.network.input_shape), 128, dtype=torch.uint8))  # raises if not finite
     write_file(output, content, replace=False)
     if options.json:
         print_json({"checkpoint": unicode_text(file), "file": unicode_text(output), "bytes": len(content)})

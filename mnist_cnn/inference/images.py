@@ -33,6 +33,9 @@ def images_for(trained: TrainedNetwork, split: str, files: DataFiles) -> Images:
     dataset = datasets.load(name, files.root, source)
     if kind_of(name) == "folder":
         dataset = _with_classes_of(trained, dataset)
+    elif other := [pair for pair in zip(dataset.classes, trained.classes, strict=False) if pair[0] != pair[1]]:
+        its, own = map(one_line, other[0])
+        print(f"note: classes are matched by position, not by name: {its} of {name} counts as {own}", file=sys.stderr)
     if kind_of(name) == kind_of(trained.dataset) and (changed := change_of(trained, dataset)):
         print(f"note: the images have changed since the network was trained ({changed})", file=sys.stderr)
     if split == "test":
