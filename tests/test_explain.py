@@ -255,3 +255,8 @@ def test_outputs_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
     dense.weight.fill_(3e38)
     with pytest.raises(CheckpointError, match="not finite numbers"):
         explain(trained, str(paper(1, tmp_path)))
+
+
+def test_a_network_of_ones_own_pictures_gets_the_picture_as_it_is(tmp_path: Path) -> None:
+    own = dataclasses.replace(checkpoint.load("tiny_strong"), dataset="folder:letters", classes=tuple("abcdefghij"))
+    assert "taken as a whole and only resized." in explain(own, str(paper(1, tmp_path))).page
