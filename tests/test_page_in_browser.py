@@ -261,6 +261,11 @@ def test_a_drawing_is_prepared_as_predict_prepares_a_picture_of_it(
         assert difference.max() <= 2, seed
 
 
+def test_halves_are_rounded_as_in_python(runner: Page) -> None:
+    numbers = [number / 4 for number in range(60)]
+    assert runner.evaluate("numbers => numbers.map(roundEven)", numbers) == [round(number) for number in numbers]
+
+
 # Under a hand
 
 

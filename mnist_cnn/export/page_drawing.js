@@ -156,8 +156,8 @@ function resampled(image, height, width) {
   const out = blank(height, width);
   down.forEach(({ first, shares }, row) => {
     for (let column = 0; column < width; column++) {
-      const at = first * width + column;
-      out.values[row * width + column] = shares.reduce((sum, share, i) => sum + share * lines.values[at + i * width], 0);
+      const value = (i) => lines.values[(first + i) * width + column];
+      out.values[row * width + column] = shares.reduce((sum, share, i) => sum + share * value(i), 0);
     }
   });
   return out;
@@ -171,7 +171,8 @@ function pixelShares(before, after) {
     const centre = scale * (position + 0.5);
     const first = Math.max(Math.trunc(centre - reach + 0.5), 0);
     const count = Math.min(Math.trunc(centre + reach + 0.5), before) - first;
-    const parts = Array.from({ length: count }, (_, i) => Math.max(0, 1 - Math.abs((first + i - centre + 0.5) / reach)));
+    const part = (pixel) => Math.max(0, 1 - Math.abs((pixel + 0.5 - centre) / reach));
+    const parts = Array.from({ length: count }, (_, i) => part(first + i));
     const total = parts.reduce((a, b) => a + b, 0);
     return { first, shares: parts.map((part) => part / total) };
   });

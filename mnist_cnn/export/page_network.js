@@ -1,14 +1,14 @@
 // Computes the outputs of a network, operation by operation, from the list that page_network.py writes.
 //
-// A tensor is {shape, values}: float32 values in Keras' order, which for an image is [height, width, channels], the last
-// varying fastest. So an image is flattened by giving it another shape. Sums are computed in double precision.
+// A tensor is {shape, values}: float32 values in Keras' order, which for an image is [height, width, channels], the
+// last varying fastest. So an image is flattened by giving it another shape. Sums are in double precision.
 "use strict";
 
 const product = (numbers) => numbers.reduce((a, b) => a * b, 1);
 
-/** The operation that `layer`, an object with its kind and its settings, describes: a function from tensor to tensor. */
-function operation(layer) {
-  return OPERATIONS[layer.kind](layer);
+/** The function from tensor to tensor that its kind and its settings describe. */
+function operation(settings) {
+  return OPERATIONS[settings.kind](settings);
 }
 
 const OPERATIONS = {
