@@ -1,6 +1,7 @@
 """`mnist-cnn explain`: the page shows what `predict` does, what the layers compute, and nothing from elsewhere."""
 
 import base64
+import dataclasses
 import io
 import re
 import subprocess
