@@ -683,8 +683,11 @@ def learned_checkpoint(learned: tuple[keras.Sequential, Path]) -> str:
 
 
 def test_the_command_shows_what_it_read_and_the_scale_it_guessed(
-    learned: tuple[keras.Sequential, Path], capsys: pytest.CaptureFixture[str]
+    learned: tuple[keras.Sequential, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    digits = datasets.load("digits", "nowhere").train  # which it was trained on, and which are not at hand otherwise
+    known = ("digits", Images(digits.images[:1000], digits.labels[:1000]))
+    monkeypatch.setattr("mnist_cnn.keras.importer.images_to_guess_on", lambda root: known)
     told = command("import-keras", str(learned[1]), capsys=capsys)
     assert told.status == 0, told.err
     for words in (f"Keras {keras.__version__}", "Adam, learning rate 0.0003", "25,450", "input scale 1, guessed"):
@@ -821,5 +824,5 @@ def test_other_peoples_models_are_here_what_they_are_in_keras(real_mnist: Callab
 def test_h5py_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     dense_file()
     monkeypatch.setattr("mnist_cnn.keras.file.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[keras\]'"):
+    with pytest.raises(UserError, match=r"pip install 'mnist-cnn\[keras\]'"):
         bring("it.keras")

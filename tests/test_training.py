@@ -4,6 +4,7 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -26,7 +27,8 @@ def test_a_run_folder_tells_the_whole_story(digits_run: Path) -> None:
     assert files == {
         "config.yaml", "metrics.json", "metrics.csv", ".lock",
         "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html", "report/per_class.csv",
-        *(f"report/{name}.png" for name in ("accuracy", "loss", "confusion_matrix", "mistakes", "training_samples")),
+        *(f"report/{name}.png" for name in ("accuracy", "loss", "confusion_matrix", "mistakes", "training_samples",
+                                            "least_certain", "reliability", "hidden_map")),
     }  # fmt: skip
     found = json.loads((digits_run / "metrics.json").read_text())
     assert found["dataset"] == "digits"
@@ -56,7 +58,8 @@ def test_the_bar_of_every_epoch_counts_the_images_of_that_epoch(monkeypatch: pyt
             super().close()
 
     monkeypatch.setattr("mnist_cnn.training.callbacks.epochs.tqdm", Bar)
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # as in a notebook, which is no terminal
+    notebook = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=True))  # which is no terminal
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
     assert train_command(*QUICK, "run_dir=run").status == 0
     assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(0, 1293, 1293)] * 2
 

@@ -142,7 +142,7 @@ class Progress(Callback):
 
     def _draw(self, trainer: pl.Trainer, taken: int) -> None:
         """Draw a bar over the images that this process trains on in this epoch, after so many batches of them."""
-        if not trainer.is_global_zero or not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        if not trainer.is_global_zero or not (sys.stderr.isatty() or _in_notebook()):
             return
         plan = _train_batches(trainer).batch_sampler
         self._bar = tqdm(
@@ -186,6 +186,12 @@ class FirstBatch(Callback):
         if not self.is_over and self._do is not None:
             self._do()
         self.is_over = True
+
+
+def _in_notebook() -> bool:
+    """Whether the program is a cell of a Jupyter notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def in_mid_epoch(trainer: pl.Trainer) -> bool:
