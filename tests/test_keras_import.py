@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mnist_cnn import cli
 from mnist_cnn.data import datasets
-from mnist_cnn.data.images import Preprocessing
+from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.errors import KerasFileError, UserError
 from mnist_cnn.inference.checkpoint import load, save
 from mnist_cnn.inference.evaluate import evaluate
