@@ -27,7 +27,6 @@ def train(*settings: str) -> "TrainingRun":
 
     if not all(isinstance(setting, str) for setting in settings):
         raise ConfigError('settings are strings, one for each: train("model=tiny", "trainer.max_epochs=1").')
-
     config, command = configured(settings)
     if config.trainer.strategy == "ddp":
         raise ConfigError("trainer.strategy=ddp: mnist_cnn.train trains in this process; use mnist-cnn train.")

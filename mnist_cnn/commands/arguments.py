@@ -58,6 +58,13 @@ def check_output(option: str, path: Path, *suffixes: str) -> None:
     check_is_new(path)
 
 
+def add_page_output(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.html", type=file_path, default=Path(name),
+        help=f"the page to write ({name} in this folder)",
+    )  # fmt: skip
+
+
 def add_placing(parser: argparse.ArgumentParser) -> None:
     """`placing`, as `predict` takes it: auto, fit or as-is."""
     parser.set_defaults(placing="auto")

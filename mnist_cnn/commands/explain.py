@@ -1,10 +1,9 @@
 """`mnist-cnn explain`: writes a page about how a network reads a picture."""
 
 import argparse
-from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_placing, check_output, file_path
+from mnist_cnn.commands.arguments import add_checkpoint, add_page_output, add_placing, check_output
 from mnist_cnn.errors import ConfigError, one_line
 
 DESCRIPTION = (
@@ -16,10 +15,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, optional=True)
     parser.add_argument("picture", metavar="PICTURE", help="a picture, or - for one on standard input")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE.html", type=file_path, default=Path("explain.html"),
-        help="the page to write (explain.html in this folder)",
-    )  # fmt: skip
+    add_page_output(parser, "explain.html")
     add_placing(parser)
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_json, check_output, file_path
+from mnist_cnn.commands.arguments import add_checkpoint, add_json, add_page_output, check_output
 from mnist_cnn.errors import CheckpointError, one_line, unicode_text
 from mnist_cnn.terminal import print_json
 
@@ -16,10 +16,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, optional=True)
-    parser.add_argument(
-        "-o", "--output", metavar="FILE.html", type=file_path, default=Path("page.html"),
-        help="the file to write (page.html in this folder)",
-    )  # fmt: skip
+    add_page_output(parser, "page.html")
     add_json(parser)
 
 

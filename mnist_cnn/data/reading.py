@@ -82,6 +82,11 @@ def as_image(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.ui
     return np.array(picture).reshape(height, width, channels).transpose(2, 0, 1)
 
 
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """An image, uint8 (C, H, W), as a picture of the same pixels, grey or in colour."""
+    return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+
+
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Drop what libtiff says about damaged files: it writes to standard error by itself, a line for each fault."""

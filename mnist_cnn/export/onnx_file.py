@@ -20,7 +20,7 @@ from mnist_cnn.inference.checkpoint import TrainedNetwork
 if TYPE_CHECKING:
     import onnx
 
-# The version of ONNX's operators that torch itself writes, and that runtimes of 2023 and later read.
+# The version of ONNX's operators that torch's exporter writes by itself.
 OPSET = 18
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -73,6 +73,11 @@ class Evaluation:
         return self.probabilities.argmax(1)
 
     @cached_property
+    def wrong(self) -> Tensor:
+        """The indices of the misclassified images, in ascending order."""
+        return (self.predicted != self.labels).nonzero().flatten()
+
+    @cached_property
     def confusion(self) -> Tensor:
         """(K, K) counts: rows are true classes, columns predicted classes."""
         classes = len(self.classes)
@@ -124,9 +129,8 @@ class Evaluation:
 
     def mistakes(self, most: int) -> list[Answer]:
         """The `most` mistakes with the highest probability, in descending order."""
-        wrong = (self.predicted != self.labels).nonzero().flatten()
-        confidence = self.probabilities.max(1).values[wrong]
-        return self.answers(wrong[confidence.argsort(descending=True, stable=True)][:most])
+        confidence = self.probabilities.max(1).values[self.wrong]
+        return self.answers(self.wrong[confidence.argsort(descending=True, stable=True)][:most])
 
     def least_certain(self, most: int) -> list[Answer]:
         """The `most` answers with the lowest probability, right or wrong, in ascending order."""

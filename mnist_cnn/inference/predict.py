@@ -191,7 +191,7 @@ def _batch(trained: TrainedNetwork) -> int:
 def _classify(trained: TrainedNetwork, waiting: Sequence[_Picture]) -> Iterator[Prediction]:
     """The predictions for these pictures, computed as one batch, or several if they have many digits."""
     images = [seen.image for picture in waiting for line in picture.lines for seen in line]
-    results = iter(probabilities(trained, images))
+    results = iter(_probabilities(trained, images))
     reason = "the network's outputs are not finite numbers; its weights or its scaling are out of range"
     for file, lines, error in waiting:
         if error is not None:
@@ -206,7 +206,7 @@ def _classify(trained: TrainedNetwork, waiting: Sequence[_Picture]) -> Iterator[
             yield Prediction(file, tuple(digits), error, number if len(lines) > 1 else None)
 
 
-def probabilities(trained: TrainedNetwork, images: Sequence[Tensor]) -> Iterator[list[float] | None]:
+def _probabilities(trained: TrainedNetwork, images: Sequence[Tensor]) -> Iterator[list[float] | None]:
     """The probabilities of the classes for each image, uint8 (C, H, W); None where the outputs are not finite."""
     for start in range(0, len(images), most := _batch(trained)):
         batch = torch.stack([*images[start : start + most]])

@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mnist_cnn.data.reading import as_picture
 from mnist_cnn.errors import one_line
 from mnist_cnn.files import write_file
 from mnist_cnn.inference.predict import Digit, Prediction
@@ -48,8 +49,7 @@ def _texts(found: Prediction, digit: Digit) -> tuple[str, str]:
 
 def _enlarged(image: Tensor) -> Image.Image:
     """An image, uint8 (C, H, W), as large as a cell allows; each of its pixels becomes a square if it is small."""
-    values = image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0])
+    picture = as_picture(image.numpy())
     scale = max(1, _SIDE // max(picture.size))
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     picture.thumbnail((_SIDE, _SIDE))

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from mnist_cnn.data.images import Images
+from mnist_cnn.data.reading import as_picture
 from mnist_cnn.errors import one_line
 from mnist_cnn.inference.evaluate import Answer, Evaluation
 
@@ -40,11 +41,10 @@ def recognition(evaluation: Evaluation, images: Images, model: str) -> bytes:
 def _chosen(evaluation: Evaluation, model: str) -> Iterator[tuple[Answer, str]]:
     """The answers that are shown, each with a line that says which image it is."""
     every = f"{evaluation.total:,} {evaluation.split} images"
-    wrong = (evaluation.predicted != evaluation.labels).nonzero().flatten()
     for answer in evaluation.answers(evaluation.labels.new_tensor(range(min(FIRST, evaluation.total)))):
         yield answer, f"{model}: number {answer.index + 1} of {every}"
-    for number, answer in enumerate(evaluation.answers(wrong[:FIRST_MISTAKES]), 1):
-        yield answer, f"{model}: mistake {number} of {len(wrong):,} in {every} (number {answer.index + 1:,})"
+    for number, answer in enumerate(evaluation.answers(evaluation.wrong[:FIRST_MISTAKES]), 1):
+        yield answer, f"{model}: mistake {number} of {len(evaluation.wrong):,} in {every} (number {answer.index + 1:,})"
 
 
 def _frame(evaluation: Evaluation, images: Images, answer: Answer, line: str) -> Image.Image:
@@ -82,9 +82,7 @@ def _bars(draw: ImageDraw.ImageDraw, evaluation: Evaluation, answer: Answer, col
 
 def _enlarged(image: Tensor) -> Image.Image:
     """An image, uint8 (C, H, W), enlarged to a square tile without blurring."""
-    values = image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(values if values.shape[2] == 3 else values[..., 0]).convert("RGB")
-    return ImageOps.pad(picture, (_TILE, _TILE), Image.Resampling.NEAREST)
+    return ImageOps.pad(as_picture(image.numpy()).convert("RGB"), (_TILE, _TILE), Image.Resampling.NEAREST)
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int, size: int) -> ImageFont.FreeTypeFont:

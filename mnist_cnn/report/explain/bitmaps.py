@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from mnist_cnn.data.reading import as_picture
+
 # The RGB colours of some values from −1 to 1: orange is negative, black zero, blue positive. They change faster near
 # zero, so that weak values are visible.
 _KNOTS = (-1, -0.3, 0, 0.3, 1)
@@ -32,7 +34,7 @@ def grey(values: Tensor, most: int) -> bytes:
 
 def pixels(image: Tensor) -> bytes:
     """An image, uint8 (C, H, W), grey or in colour, pixel by pixel."""
-    return _png(Image.fromarray((image[0] if len(image) == 1 else image.permute(1, 2, 0)).contiguous().numpy()))
+    return _png(as_picture(image.numpy()))
 
 
 def signed(tiles: Tensor, columns: int, most: float | None = None) -> bytes:

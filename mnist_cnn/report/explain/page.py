@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mnist_cnn.errors import CheckpointError, one_line
+from mnist_cnn.errors import one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
+from mnist_cnn.inference.evaluate import logits_of
 from mnist_cnn.inference.pictures.placing import Placed
-from mnist_cnn.inference.pictures.prepare import Box, Placing, prepare
-from mnist_cnn.inference.predict import Digit, how_to_prepare, naming, probabilities, read_picture
+from mnist_cnn.inference.pictures.prepare import Placing, prepare
+from mnist_cnn.inference.predict import Digit, how_to_prepare, naming, read_picture
 from mnist_cnn.network.arguments import show
 from mnist_cnn.report.document import document, figure, image
 from mnist_cnn.report.explain import bitmaps, inside
@@ -66,9 +67,12 @@ def explain(trained: TrainedNetwork, file: str, placing: Placing = "auto") -> Ex
     with naming(file):
         picture = read_picture(file)
         prepared = prepare(picture, shape, how)
-    with torch.no_grad():
-        found = probabilities(trained, [seen.image for line in prepared.seen for seen in line])
-        lines = [[_digit(trained, next(found), seen.image, seen.box) for seen in line] for line in prepared.seen]
+    images = torch.stack([seen.image for line in prepared.seen for seen in line])
+    found = iter(logits_of(trained, images).softmax(1).tolist())
+    lines = [
+        [Digit(dict(zip(trained.classes, next(found), strict=True)), seen.box, seen.image) for seen in line]
+        for line in prepared.seen
+    ]
     digits = [digit for line in lines for digit in line]
     answer = " and ".join("".join(digit.name for digit in line) for line in lines)
     if len(digits) == 1:
@@ -91,15 +95,6 @@ def explain(trained: TrainedNetwork, file: str, placing: Placing = "auto") -> Ex
         _filters(trained),
     ]
     return Explained(document(f"How {trained.model} reads {name}", "\n".join(body), _STYLE), answer)
-
-
-def _digit(trained: TrainedNetwork, row: list[float] | None, seen: Tensor, box: Box) -> Digit:
-    if row is None:
-        raise CheckpointError(
-            f"{one_line(trained.model)}: its outputs are not finite numbers; its weights or its scaling are out of "
-            "range."
-        )
-    return Digit(dict(zip(trained.classes, row, strict=True)), box, seen)
 
 
 def _one_digit(trained: TrainedNetwork, digits: Sequence[Digit], index: int, placed: Placed | None) -> str:
