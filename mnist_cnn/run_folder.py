@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -101,10 +102,20 @@ def record(folder: Path, config: Config, command: str) -> None:
     file = folder / "config.yaml"
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     commands = [line for line in lines if line.startswith("# ")]
-    commands.append(f"# {one_line(command, 2000)}")
+    commands.append(f"# {one_line(command, 20_000)}")
     values = {**config.to_dict(), "run_dir": None, "resume": None}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     write_file(file, "\n".join([*commands, text]).encode())
+
+
+def overrides(folder: Path) -> list[str]:
+    """The settings, `key=value`, that the run in this folder was started with, as its `config.yaml` records them."""
+    command = (folder / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    try:
+        words = shlex.split(command.removeprefix("# "))
+    except ValueError:  # a quote is missing: somebody has edited it
+        return []
+    return [word for word in words if "=" in word and not word.startswith(("-", "run_dir=", "resume=", "hydra"))]
 
 
 def has_checkpoint(folder: Path) -> bool:

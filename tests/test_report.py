@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 import torch
 from PIL import Image
 from torch import nn
@@ -58,6 +59,14 @@ def test_the_page_shows_all_results_and_loads_nothing(digits_run: Path) -> None:
         "max_epochs: 3",
     ):
         assert part in text
+
+
+def test_the_metrics_hold_every_setting_and_those_that_were_typed(digits_run: Path) -> None:
+    found = json.loads((digits_run / "metrics.json").read_text())
+    saved = yaml.safe_load((digits_run / "config.yaml").read_text())
+    assert found["settings"] == {key: value for key, value in saved.items() if key not in ("run_dir", "resume")}
+    assert found["settings"]["optimizer"]["lr"] == 0.001
+    assert found["overrides"] == ["model=tiny", "data=digits", "trainer.max_epochs=3", "trainer=cpu"]
 
 
 def test_the_results_by_class_are_also_a_csv_file(digits_run: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_cnn import plain_yaml
 from mnist_cnn.data.images import Images
 from mnist_cnn.errors import one_line
 from mnist_cnn.inference.checkpoint import TrainedNetwork
@@ -34,6 +35,7 @@ class Run:
     data_root: str
     data_file: str | None  # of the user's own images
     settings: str  # the configuration, as YAML
+    overrides: list[str]  # what the command that started the run set, `key=value`
 
     @property
     def best_epoch(self) -> int | None:
@@ -67,6 +69,7 @@ class Run:
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
+        saved: dict[str, Any] = plain_yaml.load(self.settings)
         return {
             "dataset": self.test.dataset,
             "model": self.trained.model,
@@ -85,6 +88,8 @@ class Run:
             "fit_seconds": round(self.seconds, 3),
             "train_images_per_second": round(self.images_per_second, 1),
             "history": self.history,
+            "overrides": self.overrides,
+            "settings": {key: value for key, value in saved.items() if key not in ("run_dir", "resume")},
         }
 
     def results(self) -> list[tuple[str, str]]:

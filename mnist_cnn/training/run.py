@@ -100,6 +100,7 @@ def _evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pa
         data_root=data.config.root,
         data_file=data.config.file,
         settings=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+        overrides=run_folder.overrides(run_dir),
     )
     metrics = write_report(run)
     for logger in trainer.loggers:
