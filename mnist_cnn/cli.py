@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
+from mnist_cnn.commands import (
+    doctor,
+    evaluate,
+    explain,
+    export,
+    import_keras,
+    leaderboard,
+    models,
+    page,
+    predict,
+    train,
+)
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
@@ -18,6 +29,7 @@ COMMANDS = {
     "models": models,
     "import-keras": import_keras,
     "export": export,
+    "leaderboard": leaderboard,
     "doctor": doctor,
 }
 
@@ -25,6 +37,9 @@ COMMANDS = {
 _LIST = """\
 train a network
   train         the same as python train.py; mnist-cnn train --help lists the settings
+
+compare runs
+  leaderboard   make one table from the folders of runs or sweeps
 
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
