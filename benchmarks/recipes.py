@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The recipes in the order of the table, with the number of seeds of each.
 SEEDS = {
     "fast": 20, "micro": 10, "tiny_strong": 10, "strong": 10, "accurate": 10,
-    "baseline": 5, "tiny": 5, "deep": 5, "dropout": 5, "mlp": 5,
+    "baseline": 10, "tiny": 10, "deep": 10, "dropout": 10, "mlp": 10,
 }  # fmt: skip
 # One, because Keras computes the same (docs/keras.md): it is here for the time.
 KERAS_SEEDS = dict.fromkeys(("keras/baseline", "keras/tiny", "keras/deep", "keras/dropout", "keras/mlp"), 1)
@@ -61,6 +61,16 @@ def train(folder: Path, recipe: str, seed: int, settings: Sequence[str], threads
     )
     said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
     return said[-1] if done.returncode else None
+
+
+def train_all(folder: Path, wanted: Sequence[tuple[str, int]], settings: Sequence[str], jobs: int) -> list[str]:
+    """Train recipes with seeds, those of seed 0 first and one at a time; returns what went wrong, a line for each."""
+    alone, together = ([run for run in wanted if bool(run[1]) == rest] for rest in (False, True))
+    outcomes = [train(folder, *run, settings, 0) for run in alone]
+    threads = 1 if jobs > 1 else 0
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes += pool.map(lambda run: train(folder, run[0], run[1], settings, threads), together)
+    return [f"{run[0]}, seed {run[1]}: {why}" for run, why in zip(alone + together, outcomes, strict=True) if why]
 
 
 def summary(folder: Path, recipe: str) -> dict[str, Any] | None:
@@ -175,12 +185,7 @@ def main() -> int:
         for recipe in recipes
         for seed in range(seeds[recipe] if options.train is None else min(options.train, seeds[recipe]))
     ]
-    alone, together = ([run for run in wanted if bool(run[1]) == rest] for rest in (False, True))
-    outcomes = [train(folder, *run, settings, 0) for run in alone]
-    threads = 1 if options.jobs > 1 else 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes += pool.map(lambda run: train(folder, run[0], run[1], settings, threads), together)
-    failures = [f"{run[0]}, seed {run[1]}: {why}" for run, why in zip(alone + together, outcomes, strict=True) if why]
+    failures = train_all(folder, wanted, settings, options.jobs)
     rows = [row for recipe in recipes if (row := summary(folder, recipe))]
     print(table(rows))
     if options.output:
