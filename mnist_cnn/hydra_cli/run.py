@@ -30,7 +30,8 @@ from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error
 from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, keys_of, quoted
 from mnist_cnn.hydra_cli.compose import config_loader, named
 from mnist_cnn.hydra_cli.explain import explain
-from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep, repeated
+from mnist_cnn.hydra_cli.record import repeated
+from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep
 from mnist_cnn.run_folder import finished
 from mnist_cnn.terminal import allow_any_text, failed, train_command
 

@@ -1,11 +1,9 @@
 """A sweep (`-m`): its folder, with one folder for each run, and which of the runs are finished or have failed.
 
 The same command with the same `run_dir` goes on where a sweep was stopped: finished runs stay as they are, a run that
-was stopped is resumed, one that failed is tried again. `sweep.json` in the folder records what the sweep consists of.
+was stopped is resumed, one that failed is tried again.
 """
 
-import os
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,33 +12,22 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from mnist_cnn.config import OF_THE_MACHINE, to_config, written
 from mnist_cnn.errors import ConfigError, UserError, flat, one_line
-from mnist_cnn.files import read_regular, write_file
-from mnist_cnn.hydra_cli.arguments import Arguments, quoted_path, value_of
+from mnist_cnn.files import write_file
+from mnist_cnn.hydra_cli import record
+from mnist_cnn.hydra_cli.arguments import Arguments, value_of
 from mnist_cnn.hydra_cli.compose import compose_run, config_loader, is_hydras, runs_of
+from mnist_cnn.hydra_cli.record import read_record, write_record
 from mnist_cnn.run_folder import folder_name, lock
 from mnist_cnn.terminal import train_command
 from mnist_cnn.training.resume.saved import check_files, leaves, read_saved
 
-_RECORD, _ERROR = "sweep.json", "error.txt"
-_MAX_BYTES = 2**24
-# What a recorded setting may look like, and be about, to be used without being named again.
-_PLAIN = re.compile(r"[a-z_]+(\.\w+)*=[\w.,()\[\]{}:+ -]*", re.ASCII)
-_GROUPS = ("model", "data", "augmentation", "optimizer", "scheduler", "trainer", "callbacks", "loss", "distill",
-           "experiment", "debug", "seed")  # fmt: skip
-
-
-class Record(msgspec.Struct):
-    """`sweep.json`: the settings of a sweep, and those of each run by the name of its folder."""
-
-    settings: list[str]
-    runs: dict[str, list[str]]  # empty where the sweeper of another package chooses them
+_ERROR = "error.txt"
 
 
 @dataclass(frozen=True)
@@ -118,7 +105,7 @@ class Sweep:
     def is_empty(self) -> bool:
         """Whether no run has left anything but its error."""
         return not any(
-            path.name not in (_RECORD, ".lock", "multirun.yaml")  # which Hydra writes
+            path.name not in (record.NAME, ".lock", "multirun.yaml")  # which Hydra writes
             and not (path.is_dir() and [inner.name for inner in path.iterdir()] == [_ERROR])
             for path in self.folder.iterdir()
         )
@@ -148,9 +135,7 @@ def open_sweep(arguments: Arguments, conf: Path) -> Iterator[Sweep]:
         _check_same(sweep, loader)
     with lock(folder):
         if is_new:
-            recorded = [one for one in sweep.settings if not _is_of_this_command(one)]
-            record = Record(recorded, {one.folder.name: one.overrides for one in sweep.members()})
-            write_file(folder / _RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+            write_record(folder, sweep.settings, {one.folder.name: one.overrides for one in sweep.members()})
         try:
             yield sweep
         finally:
@@ -158,46 +143,10 @@ def open_sweep(arguments: Arguments, conf: Path) -> Iterator[Sweep]:
                 _remove(folder, made)
 
 
-def repeated(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with those of the sweep that `resume_sweep=FOLDER` names, if it is among them.
-
-    A setting that is among them too takes the place of the recorded one. ConfigError for a recorded setting that a
-    folder, which may come from anybody, is not trusted with: it must be named again.
-    """
-    named = [argument for argument in arguments if argument.startswith("resume_sweep=")]
-    if not named:
-        return list(arguments)
-    folder = value_of([quoted_path(named[-1])], "resume_sweep") or ""
-    typed = {_key(argument): argument for argument in arguments if argument not in named and argument[:1] != "-"}
-    flags = [argument for argument in arguments if argument[:1] == "-"]
-    if "run_dir" in typed:
-        raise ConfigError(f"{named[-1]}: a sweep goes on in its own folder; leave out run_dir.")
-    recorded = {_key(setting): setting for setting in _read(Path(folder), named[-1]).settings}
-    for key, setting in recorded.items():
-        if key not in typed and not _is_trusted(key, setting):
-            shown = one_line(setting, 120)
-            raise ConfigError(
-                f"{named[-1]}: its {shown} is not trusted from a folder; name it again, beside resume_sweep."
-            )
-    settings = {**recorded, **typed, "run_dir": f"run_dir={folder}"}
-    return ["-m", *settings.values(), *(flag for flag in flags if flag not in ("-m", "--multirun"))]
-
-
-def _read(folder: Path, setting: str) -> Record:
-    """The record in the folder of a sweep, which `setting` names; ConfigError where there is none, or a damaged one."""
-    try:
-        return msgspec.json.decode(read_regular(folder / _RECORD, _MAX_BYTES), type=Record)
-    except OSError as error:
-        why = "it exists already and is not the folder of a sweep" if folder.is_dir() else "there is no such folder"
-        raise ConfigError(f"{setting}: {why}; name another.") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{setting}: its {_RECORD} is damaged: {one_line(flat(error), 120)}.") from error
-
-
 def _check_same(sweep: Sweep, loader: ConfigLoader) -> None:
     """Raise ConfigError if the folder holds another sweep, or runs of one with other files in `conf/`."""
     setting = f"run_dir={one_line(sweep.folder, 200)}"
-    before, now = (_identity(settings) for settings in (_read(sweep.folder, setting).settings, sweep.settings))
+    before, now = (_identity(settings) for settings in (read_record(sweep.folder, setting).settings, sweep.settings))
     if before != now:
         there = " ".join(one for one in before if one not in now) or "the same in another order"
         here = " ".join(one for one in now if one not in before) or "nothing of the kind"
@@ -238,23 +187,6 @@ def _identity(settings: Sequence[str]) -> list[str]:
         if override.is_sweep_override()
         or not (is_hydras(override) or override.key_or_group in ("run_dir", "logger", *OF_THE_MACHINE))
     ]
-
-
-def _is_trusted(key: str, setting: str) -> bool:
-    """Whether a setting may come from the folder of a sweep: it names no class, no file and no address."""
-    value = setting.partition("=")[2]
-    if key in ("data.root", "data.file"):
-        return os.path.exists(value.strip("'"))  # nothing is downloaded to there
-    return bool(_PLAIN.fullmatch(setting)) and key.partition(".")[0] in _GROUPS and "_target_" not in setting
-
-
-def _is_of_this_command(setting: str) -> bool:
-    """Whether a setting is for one start of a sweep: its folder, a mirror, or how Hydra starts the runs."""
-    return _key(setting) in ("run_dir", "data.mirror") or _key(setting).startswith(("hydra.", "hydra/"))
-
-
-def _key(setting: str) -> str:
-    return setting.partition("=")[0].lstrip("+~")
 
 
 def _parsed(settings: Sequence[str]) -> list[Override]:
