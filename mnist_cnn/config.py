@@ -21,6 +21,11 @@ from mnist_cnn.errors import ConfigError, did_you_mean, one_line
 RUN_DIR = "${run_dir}"
 # Learn from the labels alone. `from` names a checkpoint, whose answers count with this weight at this temperature.
 NO_TEACHER = {"from": None, "weight": 0.9, "temperature": 4.0}
+# Where a run computes and finds its files, not what it computes: a run, or a sweep, may go on with others.
+OF_THE_MACHINE = (
+    "trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.compile", "data.root", "data.file",
+    "data.mirror", "data.eval_batch_size",
+)  # fmt: skip
 # Keys, and what other programs call them.
 _SYNONYMS = {
     "trainer.max_epochs": ("epochs", "n_epochs", "nb_epoch"),

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 # The extra of pyproject.toml that brings a package which not every user needs, by the name that it is imported by.
 EXTRAS = {
     "hydra": "train", "omegaconf": "train", "lightning": "train", "torchmetrics": "train", "sklearn": "train",
-    "matplotlib": "train", "h5py": "keras", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
+    "matplotlib": "train", "statsmodels": "train", "h5py": "keras",
+    "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
 }  # fmt: skip
 
 

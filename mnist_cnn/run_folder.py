@@ -1,14 +1,15 @@
 """The folder of a run, which no other run shares, and the record of the configuration in it."""
 
+import json
 import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -33,12 +34,12 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
         yield Path(os.devnull)  # where nobody writes
         return
     if config.resume:
-        with _lock(Path(config.resume)):
+        with lock(Path(config.resume)):
             remove_parts(Path(config.resume))
             yield Path(config.resume)
         return
     folder, made = _make_run_dir(config, dataset)
-    with _lock(folder):
+    with lock(folder):
         try:
             yield folder
         finally:
@@ -50,11 +51,11 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder until the block, or this process, ends."""
-    lock = FileLock(folder / ".lock", blocking=False)
+def lock(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder of a run, or of a sweep, until the block, or this process, ends."""
+    file = FileLock(folder / ".lock", blocking=False)
     try:
-        lock.acquire()
+        file.acquire()
     except Timeout:
         raise OutputError(
             f"{one_line(str(folder))}: another process is training in it; wait for it, or stop it."
@@ -64,19 +65,15 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        file.release()
 
 
 def _make_run_dir(config: Config, dataset: str) -> tuple[Path, list[Path]]:
     """Make the folder of a new run; returns it and those of its parents that did not exist, innermost first."""
-    if sweeping():
-        hydra = HydraConfig.get()
-        varied = [setting for setting in hydra.overrides.task if setting not in sys.argv]
-        wanted = Path(hydra.sweep.dir) / _as_name(f"{hydra.job.num}_{','.join(varied)}")
-    elif config.run_dir:
+    if config.run_dir:
         wanted = Path(config.run_dir)
     else:
-        wanted = Path("runs") / _as_name(f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
+        wanted = Path("runs") / folder_name(f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{config.model.name}_{dataset}")
     folder, number = wanted, 1
     while True:
         try:
@@ -84,7 +81,7 @@ def _make_run_dir(config: Config, dataset: str) -> tuple[Path, list[Path]]:
             (folder / "checkpoints").mkdir(parents=True)  # only one process can: the folder is its own
             return folder, made
         except FileExistsError:
-            if config.run_dir and not sweeping():
+            if config.run_dir:
                 raise _taken(folder) from None
             number += 1
             folder = wanted.with_name(f"{wanted.name}-{number}")
@@ -118,6 +115,17 @@ def overrides(folder: Path) -> list[str]:
     return [word for word in words if "=" in word and not word.startswith(("-", "run_dir=", "resume=", "hydra"))]
 
 
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The content of `metrics.json` if the run in this folder has finished; None if it has not even begun, or is half
+    done: the file is written last.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / "metrics.json").read_bytes())
+        return None if content["interrupted"] else content
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is anything in a run's folder to go on from, or to evaluate."""
     return any((folder / "checkpoints" / name).exists() for name in ("best.ckpt", "last.ckpt"))
@@ -136,7 +144,7 @@ def sweeping() -> bool:
 
 def check_run_dir(config: Config) -> None:
     """Raise ConfigError if the folder that `run_dir=` names holds something already."""
-    if not config.run_dir or config.resume or sweeping() or not is_first_process():
+    if not config.run_dir or config.resume or not is_first_process():
         return  # on the other processes it is there already: the first one has made it
     folder = Path(config.run_dir)
     try:
@@ -152,5 +160,6 @@ def _taken(folder: Path) -> ConfigError:
     return ConfigError(f"run_dir={folder}: it exists already; name another{resume}")
 
 
-def _as_name(text: str) -> str:
-    return re.sub(r"[^\w.,=+-]", "_", text)[:120]
+def folder_name(text: str) -> str:
+    """A text as the name of a folder that no shell and no setting needs quotes for."""
+    return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII)[:120]

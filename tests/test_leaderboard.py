@@ -1,11 +1,7 @@
 """The table of many runs: what is one setting, how settings are ranked, and what folders of strangers can do."""
 
 import copy
-import csv
-import html
 import json
-import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,14 +9,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mnist_cnn.cli import main
-from mnist_cnn.report.leaderboard import Leaderboard, leaderboard, write_leaderboard
-from mnist_cnn.report.leaderboard import runs as reading
-from mnist_cnn.report.leaderboard.scales import accuracy_scale, scale
-from tests.conftest import Outcome, train_command
-from tests.test_report import Page
+from mnist_cnn.report.leaderboard import Leaderboard
+from tests.conftest import Outcome
 
 # What a run's metrics.json holds, as far as it matters here.
 SETTINGS: dict[str, Any] = {

@@ -179,7 +179,7 @@ def test_ctrl_c_before_training_leaves_nothing(monkeypatch: pytest.MonkeyPatch) 
 def test_ctrl_c_ends_a_sweep_too() -> None:
     settings = ("seed=0,1", "run_dir=sweep", CTRL_C[0], f"{CTRL_C[1]}13")
     assert train_command("-m", *QUICK, *settings).status == 130
-    assert [folder.name for folder in Path("sweep").iterdir() if folder.is_dir()] == ["0_seed=0"]
+    assert [folder.name for folder in Path("sweep").iterdir() if folder.is_dir()] == ["00_seed-0"]
 
 
 @pytest.mark.parametrize("steps", [(), ("+trainer.gradient_clip_val=1e30",)], ids=["together", "one by one"])

@@ -1,7 +1,9 @@
 """`mnist-cnn train` and `python train.py`: trains a network, as Hydra composes the settings."""
 
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_cnn import quick_imports
@@ -18,7 +20,7 @@ def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
         return failed(str(missing_package("hydra")))
     from mnist_cnn.hydra_cli.run import CONF, run_hydra
 
-    return run_hydra(train, CONF, arguments, words)
+    return run_hydra(train, CONF, arguments, words, leaderboard)
 
 
 def train(composed: "DictConfig") -> float | None:
@@ -31,3 +33,11 @@ def train(composed: "DictConfig") -> float | None:
 
     run = train_network(config, command_line())
     return run.val.accuracy if run and run.val else None
+
+
+def leaderboard(sweep: Path) -> None:
+    """Write the leaderboard of a sweep into its folder, and print it."""
+    with quick_imports():
+        from mnist_cnn.report.leaderboard import write_leaderboard
+
+    print(f"\n{write_leaderboard([sweep], sweep).text(max(shutil.get_terminal_size((100, 24)).columns, 100))}")

@@ -3,32 +3,35 @@
 A user's mistake ends in one line that names the setting and, where there is one, the nearest right name.
 """
 
+import math
 import os
 import shlex
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_cnn import config, quick_imports
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error
-from mnist_cnn.hydra_cli.arguments import checked_arguments, keys_of
+from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, keys_of, quoted
+from mnist_cnn.hydra_cli.compose import config_loader, named
 from mnist_cnn.hydra_cli.explain import explain
-from mnist_cnn.hydra_cli.sweep import Sweep
+from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep, repeated
+from mnist_cnn.run_folder import finished
 from mnist_cnn.terminal import allow_any_text, failed, train_command
 
 _PACKAGE = Path(__file__).parents[1]
@@ -41,68 +44,137 @@ COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM
 
 
 def run_hydra(
-    task: Callable[[DictConfig], Any], conf: Path, arguments: Sequence[str], words: Sequence[str] = ()
+    task: Callable[[DictConfig], Any],
+    conf: Path,
+    arguments: Sequence[str],
+    words: Sequence[str] = (),
+    finish_sweep: Callable[[Path], None] | None = None,
 ) -> int:
     """Compose what `arguments` ask for from the folder `conf`, hand it to `task`, and return the exit status.
 
-    While `task` runs, `sys.argv` has `words` in front of them, because Lightning starts further processes with it.
+    While `task` runs, `sys.argv` has `words` and the settings of the run, because Lightning starts further processes
+    with it. When a sweep ends, `finish_sweep` gets its folder, unless no run has left anything in it.
     HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
-    asked = os.environ.get("HYDRA_FULL_ERROR")
-    tracebacks, is_running, sweep = asked == "1", False, Sweep()
     allow_any_text()
     OmegaConf.register_new_resolver("train_command", train_command, replace=True)  # for the text of --help
-
-    def job(composed: DictConfig) -> Any:
-        nonlocal is_running
-        is_running = True
-        with _hydra_full_error(asked):  # processes that the task starts see what the user set
-            try:
-                sys.argv[1:] = [*words, *checked]
-                run = HydraConfig.get()
-                settings: Any = OmegaConf.to_container(run.overrides.task, resolve=False)
-                return task(_of_a_run(composed, settings, run.runtime.choices.get("model")))
-            except Exception as exception:
-                error = exception if tracebacks else as_user_error(exception) or exception
-                member = HydraConfig.get()
-                if member.mode == RunMode.MULTIRUN:  # Hydra goes on with the others
-                    if tracebacks or not isinstance(error, UserError):
-                        traceback.print_exc()
-                    failed(sweep.failed(member.job.num, member.overrides.task, error))
-                elif isinstance(error, UserError) and not tracebacks:
-                    raise SystemExit(failed(str(error), error.exit_status)) from None  # Hydra would add a line
-                if error is exception:
-                    raise
-                raise error from exception
-
-    checked: list[str] = []
-    job.__module__ = "train"  # what Hydra calls the program
+    tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    raised: list[Exception] = []  # by the task, not by Hydra
     try:
         _check_environment()
-        sys.argv[1:] = checked = checked_arguments(arguments, conf)
-        with _hydra_full_error("1"):  # so that Hydra raises what it would print
-            hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
-        if sweep.discard_if_empty():
-            raise ConfigError("-m: the sweep has no run; one of its settings has no value.")
+        checked = checked_arguments(repeated(arguments), conf)
+        if checked.is_sweep:
+            return _run_sweep(task, conf, checked, words, finish_sweep)
+        _run(_job(task, conf, checked, words, raised), conf, checked.words)
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        status = getattr(stop, "exit_status", Interrupted().exit_status)
+        return int(getattr(stop, "exit_status", Interrupted().exit_status))
     except Exception as error:
-        sweep.discard_if_empty()
-        if sweep.account():
-            status = 1
-        elif isinstance(error, UserError | HydraException | OmegaConfBaseException) or not is_running:
-            if tracebacks:
-                raise
-            told = error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:]))
-            status = failed(str(told), told.exit_status)
-        else:  # a bug
+        if tracebacks or (error in raised and not isinstance(error, UserError)):  # the second is a bug
             raise
-    else:
-        status = 0
-    if sweep.account():
-        failed(sweep.account())
-    return status
+        told = error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:]))
+        return failed(str(told), told.exit_status)
+    return 0
+
+
+def _run(job: Callable[[DictConfig], Any], conf: Path, arguments: Sequence[str]) -> None:
+    """Have Hydra call the job for each configuration that the arguments ask for."""
+    sys.argv[1:] = arguments
+    job.__module__ = "train"  # what Hydra calls the program
+    with _hydra_full_error("1"):  # so that Hydra raises what it would print
+        hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job)()
+
+
+def _job(
+    task: Callable[[DictConfig], Any], conf: Path, checked: Arguments, words: Sequence[str], raised: list[Exception]
+) -> Callable[[DictConfig], Any]:
+    """What Hydra calls for a single run."""
+    asked = os.environ.get("HYDRA_FULL_ERROR")
+
+    def job(composed: DictConfig) -> Any:
+        with _hydra_full_error(asked):  # processes that the task starts see what the user set
+            try:
+                sys.argv[1:] = [*words, *checked.words]
+                return task(_of_this_run(composed, conf, checked))
+            except Exception as exception:
+                error = as_user_error(exception) or exception
+                if isinstance(error, UserError) and asked != "1":
+                    raise SystemExit(failed(str(error), error.exit_status)) from None  # Hydra would add a line
+                raised.append(exception)
+                raise
+
+    return job
+
+
+def _run_sweep(
+    task: Callable[[DictConfig], Any],
+    conf: Path,
+    checked: Arguments,
+    words: Sequence[str],
+    finish: Callable[[Path], None] | None,
+) -> int:
+    """Run what is not finished of a sweep; 1 if any of its runs has failed."""
+    with open_sweep(checked, conf) as sweep:
+        arguments = [*checked.settings, f"hydra.sweep.dir={quoted(str(sweep.folder))}", *checked.flags]
+        try:
+            _run(_member_job(task, conf, checked, words, sweep), conf, arguments)
+        except KeyboardInterrupt:
+            _tell(sweep.failures())
+            if not sweep.is_empty():
+                print(f"continue with: {sweep.command()}", file=sys.stderr)
+            raise
+        if finish and not sweep.is_empty():
+            finish(sweep.folder)
+        return _tell(sweep.failures())
+
+
+def _tell(failures: Sequence[str]) -> int:
+    """Print a line for each failed run of a sweep, and return the exit status."""
+    if not failures:
+        return 0
+    runs = "1 run of the sweep" if len(failures) == 1 else f"{len(failures)} runs of the sweep"
+    return failed("\n".join([f"{runs} failed:", *(f"  {line}" for line in failures)]))
+
+
+def _member_job(
+    task: Callable[[DictConfig], Any], conf: Path, checked: Arguments, words: Sequence[str], sweep: Sweep
+) -> Callable[[DictConfig], Any]:
+    """What Hydra calls for each run of a sweep, in this process or in another one. An error ends only that run."""
+    asked, program = os.environ.get("HYDRA_FULL_ERROR"), sys.argv[0]
+
+    def job(composed: DictConfig) -> Any:
+        hydras = HydraConfig.get()
+        settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
+        member = sweep.member(hydras.job.num, settings)
+        done = finished(member.folder)
+        if done is not None:
+            print(f"{member.label}: finished before", file=sys.stderr)
+            return done.get("val/accuracy")
+        with _hydra_full_error(asked):
+            print(f"\n{member.label}", file=sys.stderr)
+            try:
+                sys.argv[:] = [program, *words, *member.overrides, f"run_dir={member.folder}"]
+                composed = _of_this_run(composed, conf, checked)
+                place = "resume" if member.begin() else "run_dir"
+                composed.run_dir = None
+                composed[place] = config.literal(str(member.folder))
+                return task(composed)
+            except Exception as exception:
+                error = as_user_error(exception) or exception
+                if asked == "1" or not isinstance(error, UserError):
+                    traceback.print_exc()
+                failed(member.failed(error))
+                return math.nan  # for a sweeper that chooses the next runs by what it gets
+
+    return job
+
+
+def _of_this_run(composed: DictConfig, conf: Path, checked: Arguments) -> DictConfig:
+    """The configuration of the run that Hydra has composed, new or resumed."""
+    hydras = HydraConfig.get()
+    settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
+    loader = config_loader(conf, checked.config_dir)
+    return _of_a_run(composed, settings, hydras.runtime.choices.get("model"), loader)
 
 
 def configured(settings: Sequence[str]) -> tuple[Config, str]:
@@ -114,12 +186,12 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
     if flag is not None:
         raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
     try:
-        checked = checked_arguments(settings, CONF)
+        checked = checked_arguments(settings, CONF).settings
         with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", checked, return_hydra_config=True)
             with open_dict(composed):
                 chosen = composed.pop("hydra").runtime.choices.get("model")
-            composed = _of_a_run(composed, checked, chosen)
+            composed = _of_a_run(composed, checked, chosen, GlobalHydra.instance().config_loader())
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, CONF, list(settings))) from error
     return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
@@ -167,27 +239,11 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
 
 
-def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None) -> DictConfig:
+def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None, loader: ConfigLoader) -> DictConfig:
     """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
-    keys = keys_of(settings)
     if composed.resume:
-        return _resumed(composed, keys)
-    if model is None:  # taken out with ~model, which is refused when the values are checked
-        return composed
-    return _named(composed, keys, model)
+        with quick_imports():
+            from mnist_cnn.training.resume.settings import resumed
 
-
-def _resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
-    with quick_imports():
-        from mnist_cnn.training.resume.settings import resumed
-
-    return resumed(composed, keys)
-
-
-def _named(composed: DictConfig, keys: Collection[str], model: str) -> DictConfig:
-    """The configuration, in which a network that is not that of the chosen file any more is called `custom`."""
-    loader = GlobalHydra.instance().config_loader()
-    own = loader.load_configuration(f"model/{model}", overrides=[], run_mode=RunMode.RUN).model
-    if composed.model.name == own.name and composed.model.layers != own.layers and "model.name" not in keys:
-        composed.model.name = "custom"
-    return composed
+        return resumed(composed, keys_of(settings))
+    return named(composed, keys_of(settings), model, loader)

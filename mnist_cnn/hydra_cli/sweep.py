@@ -1,61 +1,273 @@
-"""A sweep (`-m`): the folder of its runs, and the list of those that failed."""
+"""A sweep (`-m`): its folder, with one folder for each run, and which of the runs are finished or have failed.
 
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
+The same command with the same `run_dir` goes on where a sweep was stopped: finished runs stay as they are, a run that
+was stopped is resumed, one that failed is tried again. `sweep.json` in the folder records what the sweep consists of.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import msgspec
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
-from mnist_cnn.errors import UserError, flat, one_line
+from mnist_cnn.config import OF_THE_MACHINE, to_config, written
+from mnist_cnn.errors import ConfigError, UserError, flat, one_line
+from mnist_cnn.files import read_regular, write_file
+from mnist_cnn.hydra_cli.arguments import Arguments, quoted_path, value_of
+from mnist_cnn.hydra_cli.compose import compose_run, config_loader, is_hydras, runs_of
+from mnist_cnn.run_folder import folder_name, lock
+from mnist_cnn.terminal import train_command
+from mnist_cnn.training.resume.saved import check_files, leaves, read_saved
+
+_RECORD, _ERROR = "sweep.json", "error.txt"
+_MAX_BYTES = 2**24
+# What a recorded setting may look like, and be about, to be used without being named again.
+_PLAIN = re.compile(r"[a-z_]+(\.\w+)*=[\w.,()\[\]{}:+ -]*", re.ASCII)
+_GROUPS = ("model", "data", "augmentation", "optimizer", "scheduler", "trainer", "callbacks", "loss", "distill",
+           "experiment", "debug", "seed")  # fmt: skip
 
 
+class Record(msgspec.Struct):
+    """`sweep.json`: the settings of a sweep, and those of each run by the name of its folder."""
+
+    settings: list[str]
+    runs: dict[str, list[str]]  # empty where the sweeper of another package chooses them
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run of a sweep. `overrides` are its settings, `varied` those of them that the sweep varies."""
+
+    number: int
+    overrides: list[str]
+    varied: list[str]
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        varied = one_line(", ".join(self.varied), 200)
+        return f"run {self.number} ({varied})" if varied else f"run {self.number}"
+
+    @property
+    def error(self) -> str:
+        """Why the last attempt has failed; empty if it has not."""
+        with suppress(OSError):
+            return one_line((self.folder / _ERROR).read_text(encoding="utf-8", errors="replace").strip(), 400)
+        return ""
+
+    def begin(self) -> bool:
+        """Forget an earlier failure; returns whether the run's folder holds a run that was stopped."""
+        with suppress(OSError):
+            (self.folder / _ERROR).unlink(missing_ok=True)
+            self.folder.rmdir()  # if nothing else is in it
+        return self.folder.exists()
+
+    def failed(self, error: Exception) -> str:
+        """Record in the run's folder why it has failed, and return the line that says so."""
+        why = one_line(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {flat(error)}", 400)
+        self.folder.mkdir(exist_ok=True)
+        write_file(self.folder / _ERROR, f"{why}\n".encode("utf-8", "backslashreplace"))
+        return f"{self.label}: {why}"
+
+
+@dataclass
 class Sweep:
-    """The folder and the failed runs of a sweep. Some launchers start runs in other processes, which it doesn't see.
+    """A sweep and its folder. Launchers send it to other processes, so it holds only plain values."""
 
-    `conf/config.yaml` gets the folder by the resolver `${sweep_dir:…}`, which this registers.
+    folder: Path
+    settings: list[str]  # as on the command line
+    runs: list[list[str]]  # the settings of each run; empty where the sweeper of another package chooses them
+
+    @cached_property
+    def _fixed(self) -> set[str]:
+        """The settings that are the same in all runs, as Hydra writes them."""
+        fixed = (one for one in _parsed(self.settings) if not one.is_sweep_override())
+        return {f"{one.get_key_element()}={one.get_value_element_as_str()}" for one in fixed}
+
+    def member(self, number: int, overrides: Sequence[str]) -> Member:
+        """The run with this number, counted from 0, and these settings."""
+        overrides = [setting for setting in overrides if not setting.startswith("run_dir=")]
+        varied = [setting for setting in overrides if setting not in self._fixed]
+        name = "_".join([f"{number:02}", *(setting.lstrip("+") for setting in varied)])
+        return Member(number, overrides, varied, self.folder / folder_name(name))
+
+    def members(self) -> list[Member]:
+        """All runs, as far as they are known."""
+        return [self.member(number, overrides) for number, overrides in enumerate(self.runs)]
+
+    def failures(self) -> list[str]:
+        """A line for each run whose last attempt has failed."""
+        if self.runs:
+            return [f"{member.label}: {member.error}" for member in self.members() if member.error]
+        folders = sorted(file.parent for file in self.folder.glob(f"*/{_ERROR}"))
+        return [f"run {folder.name}: {Member(0, [], [], folder).error}" for folder in folders]
+
+    def command(self) -> str:
+        """What to type to go on with this sweep."""
+        return f"{train_command()} -m resume_sweep={shlex.quote(str(self.folder))}"
+
+    def is_empty(self) -> bool:
+        """Whether no run has left anything but its error."""
+        return not any(
+            path.name not in (_RECORD, ".lock", "multirun.yaml")  # which Hydra writes
+            and not (path.is_dir() and [inner.name for inner in path.iterdir()] == [_ERROR])
+            for path in self.folder.iterdir()
+        )
+
+
+@contextmanager
+def open_sweep(arguments: Arguments, conf: Path) -> Iterator[Sweep]:
+    """The sweep that the arguments ask for, new or begun, in its folder, which no other process may use meanwhile.
+
+    A new folder is removed again if no run leaves anything in it. ConfigError if there is no run, or if the folder
+    holds anything but this sweep; OutputError if another process is running it.
     """
+    loader = config_loader(conf, arguments.config_dir)
+    runs = runs_of(arguments, loader)
+    if not runs and not value_of(arguments.settings, "hydra/sweeper"):
+        raise ConfigError("-m: the sweep has no run; one of its settings has no value.")
+    folder = Path(value_of(arguments.settings, "run_dir") or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_sweep")
+    sweep = Sweep(folder, arguments.settings, runs)
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        is_new = all(path.name == ".lock" for path in folder.iterdir())
+    except OSError as error:
+        why = f"it can't be the folder of a sweep: {error.strerror}"
+        raise ConfigError(f"run_dir={one_line(folder, 80)}: {why}.") from error
+    if not is_new:
+        _check_same(sweep, loader)
+    with lock(folder):
+        if is_new:
+            recorded = [one for one in sweep.settings if not _is_of_this_command(one)]
+            record = Record(recorded, {one.folder.name: one.overrides for one in sweep.members()})
+            write_file(folder / _RECORD, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        try:
+            yield sweep
+        finally:
+            if made and sweep.is_empty():
+                _remove(folder, made)
 
-    def __init__(self) -> None:
-        self._folder: Path | None = None
-        self._new_folders: list[Path] = []  # the folder and its parents, as far as they did not exist; innermost first
-        self._failures: list[str] = []
-        # Cached with the configuration, so that runs in other processes use the same folder.
-        OmegaConf.register_new_resolver("sweep_dir", self._choose, use_cache=True, replace=True)
 
-    def __reduce__(self) -> tuple[type["Sweep"], tuple[()]]:
-        return Sweep, ()  # a run in another process keeps a list of its own
+def repeated(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with those of the sweep that `resume_sweep=FOLDER` names, if it is among them.
 
-    def _choose(self, run_dir: str | None) -> str:
-        self._folder = Path(run_dir or f"runs/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_sweep")
-        with suppress(OSError):  # a name that is too long, which is reported when the folder is made
-            self._new_folders = [folder for folder in (self._folder, *self._folder.parents) if not folder.exists()]
-        return str(self._folder)
+    A setting that is among them too takes the place of the recorded one. ConfigError for a recorded setting that a
+    folder, which may come from anybody, is not trusted with: it must be named again.
+    """
+    named = [argument for argument in arguments if argument.startswith("resume_sweep=")]
+    if not named:
+        return list(arguments)
+    folder = value_of([quoted_path(named[-1])], "resume_sweep") or ""
+    typed = {_key(argument): argument for argument in arguments if argument not in named and argument[:1] != "-"}
+    flags = [argument for argument in arguments if argument[:1] == "-"]
+    if "run_dir" in typed:
+        raise ConfigError(f"{named[-1]}: a sweep goes on in its own folder; leave out run_dir.")
+    recorded = {_key(setting): setting for setting in _read(Path(folder), named[-1]).settings}
+    for key, setting in recorded.items():
+        if key not in typed and not _is_trusted(key, setting):
+            shown = one_line(setting, 120)
+            raise ConfigError(
+                f"{named[-1]}: its {shown} is not trusted from a folder; name it again, beside resume_sweep."
+            )
+    settings = {**recorded, **typed, "run_dir": f"run_dir={folder}"}
+    return ["-m", *settings.values(), *(flag for flag in flags if flag not in ("-m", "--multirun"))]
 
-    def failed(self, number: int, settings: Sequence[str], error: Exception) -> str:
-        """Record that run `number` failed, and return the line that says so. `settings` are its overrides."""
-        varied = ", ".join(setting for setting in settings if setting not in sys.argv)
-        why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {flat(error)}"
-        line = f"run {number} ({one_line(varied, 200)}): {one_line(why, 400)}" if varied else f"run {number}: {why}"
-        self._failures.append(line)
-        return line
 
-    def account(self) -> str:
-        """A heading and a line for each failed run; empty if none has failed."""
-        count = len(self._failures)
-        head = "1 run of the sweep failed:" if count == 1 else f"{count} runs of the sweep failed:"
-        return "\n".join([head, *(f"  {line}" for line in self._failures)]) if count else ""
+def _read(folder: Path, setting: str) -> Record:
+    """The record in the folder of a sweep, which `setting` names; ConfigError where there is none, or a damaged one."""
+    try:
+        return msgspec.json.decode(read_regular(folder / _RECORD, _MAX_BYTES), type=Record)
+    except OSError as error:
+        why = "it exists already and is not the folder of a sweep" if folder.is_dir() else "there is no such folder"
+        raise ConfigError(f"{setting}: {why}; name another.") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{setting}: its {_RECORD} is damaged: {one_line(flat(error), 120)}.") from error
 
-    def discard_if_empty(self) -> bool:
-        """Remove the sweep's folder if this sweep made it and no run left anything in it; returns whether it did."""
-        record = "multirun.yaml"  # Hydra writes it before it knows whether any run can start
-        if self._folder is None or not self._new_folders or not self._folder.is_dir():
-            return False
-        if any(path.name != record for path in self._folder.iterdir()):
-            return False
-        (self._folder / record).unlink(missing_ok=True)
-        with suppress(OSError):  # other runs may have a folder beside it
-            for folder in self._new_folders:
-                folder.rmdir()
-        return True
+
+def _check_same(sweep: Sweep, loader: ConfigLoader) -> None:
+    """Raise ConfigError if the folder holds another sweep, or runs of one with other files in `conf/`."""
+    setting = f"run_dir={one_line(sweep.folder, 200)}"
+    before, now = (_identity(settings) for settings in (_read(sweep.folder, setting).settings, sweep.settings))
+    if before != now:
+        there = " ".join(one for one in before if one not in now) or "the same in another order"
+        here = " ".join(one for one in now if one not in before) or "nothing of the kind"
+        raise ConfigError(
+            f"{setting}: it holds another sweep ({one_line(there, 200)}; here: {one_line(here, 200)}); name another "
+            "folder for this one. mnist-cnn leaderboard makes one table of several sweeps."
+        )
+    if not sweep.runs:
+        raise ConfigError(f"{setting}: this sweeper chooses its runs anew each time; name another folder.")
+    for member in sweep.members():
+        if member.folder.is_symlink():
+            raise ConfigError(f"{setting}: {member.folder.name} is a link; the folder of a sweep has none.")
+        if (member.folder / "config.yaml").exists():
+            check_files(member.folder)
+            _check_unchanged(member, loader, setting)
+
+
+def _check_unchanged(member: Member, loader: ConfigLoader, setting: str) -> None:
+    """Raise ConfigError if a run was begun with other settings than the same command gives now."""
+    saved = dict(leaves(read_saved(str(member.folder))))
+    now = dict(leaves(to_config(compose_run(loader, member.overrides)).to_dict()))
+    aside = {*OF_THE_MACHINE, "run_dir", "resume"}
+    if saved.get("model.init_from") is not None:  # the run has recorded the network that it brings
+        aside |= {key for key in saved | now if key.startswith("model.")}
+    for key in saved | now:
+        if key not in aside and not key.startswith("logger.") and saved.get(key) != now.get(key):
+            raise ConfigError(
+                f"{setting}: {member.folder.name} was begun with {written(key, saved.get(key))}, which is now "
+                f"{one_line(now.get(key), 80)}: the files in conf/ have changed. Name another folder for this sweep."
+            )
+
+
+def _identity(settings: Sequence[str]) -> list[str]:
+    """What makes a sweep another one: all its settings, but not the place and the machine where its runs are done."""
+    return [
+        setting
+        for setting, override in zip(settings, _parsed(settings), strict=True)
+        if override.is_sweep_override()
+        or not (is_hydras(override) or override.key_or_group in ("run_dir", "logger", *OF_THE_MACHINE))
+    ]
+
+
+def _is_trusted(key: str, setting: str) -> bool:
+    """Whether a setting may come from the folder of a sweep: it names no class, no file and no address."""
+    value = setting.partition("=")[2]
+    if key in ("data.root", "data.file"):
+        return os.path.exists(value.strip("'"))  # nothing is downloaded to there
+    return bool(_PLAIN.fullmatch(setting)) and key.partition(".")[0] in _GROUPS and "_target_" not in setting
+
+
+def _is_of_this_command(setting: str) -> bool:
+    """Whether a setting is for one start of a sweep: its folder, a mirror, or how Hydra starts the runs."""
+    return _key(setting) in ("run_dir", "data.mirror") or _key(setting).startswith(("hydra.", "hydra/"))
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].lstrip("+~")
+
+
+def _parsed(settings: Sequence[str]) -> list[Override]:
+    overrides: list[Override] = OverridesParser.create().parse_overrides(list(settings))
+    return overrides
+
+
+def _remove(folder: Path, made: Sequence[Path]) -> None:
+    with suppress(OSError):
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+        for path in made:  # other runs may have a folder beside it
+            path.rmdir()

@@ -5,7 +5,8 @@ A run is one draw: with another seed, the same settings have another accuracy. S
 
 from collections.abc import Sequence
 from itertools import combinations
-from statistics import fmean, stdev
+from statistics import mean as average
+from statistics import stdev
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Summary(NamedTuple):
 
 def summary(values: Sequence[float]) -> Summary:
     """Summarise at least one finite value, with Student's t-interval. Where all are equal, it has no width."""
-    n, mean = len(values), fmean(values)
+    n, mean = len(values), average(values)
     if n < 2:
         return Summary(n, mean, None, None, None)
     std = stdev(values)
@@ -48,7 +49,7 @@ def not_separable(groups: Sequence[Sequence[float]], best: int) -> list[bool | N
     the best, and the highest of many equal means is far from most others by chance: as if all pairs had been tried.
     """
     n = np.array([len(group) for group in groups])
-    mean = np.array([fmean(group) if group else 0 for group in groups])
+    mean = np.array([average(group) if group else 0 for group in groups])
     std = np.array([stdev(group) if len(group) > 1 else 0 for group in groups])
     pairs = [pair for pair in combinations(range(len(groups)), 2) if min(n[[*pair]]) > 1 and any(std[[*pair]])]
     found: dict[tuple[int, int], bool] = {}

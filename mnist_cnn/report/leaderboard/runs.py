@@ -47,7 +47,7 @@ class Metrics(msgspec.Struct, frozen=True):
 
 
 class _Sweep(msgspec.Struct, frozen=True):
-    """What a leaderboard needs of a `sweep.yaml`: the settings of each member."""
+    """What a leaderboard needs of a `sweep.json`: the settings of each member."""
 
     runs: dict[Name, list[str]]
 
@@ -114,7 +114,7 @@ def _search(start: Path) -> Iterator[tuple[Path, Mapping[str, list[str]]]]:
         if names & {"metrics.json", "error.txt"} or {"config.yaml", "checkpoints"} <= names:
             yield folder, members
         elif depth < MAX_DEPTH:
-            inner = _members(folder) if "sweep.yaml" in names else {}
+            inner = _members(folder) if "sweep.json" in names else {}
             waiting.extend(
                 (folder / entry.name, depth + 1, inner)
                 for entry in entries
@@ -128,9 +128,8 @@ def _search(start: Path) -> Iterator[tuple[Path, Mapping[str, list[str]]]]:
 def _members(folder: Path) -> Mapping[str, list[str]]:
     """The overrides of each member of the sweep in a folder; none if it is no sweep, or its record is damaged."""
     try:
-        text = read_regular(folder / "sweep.yaml", _MAX_BYTES).decode()
-        runs = msgspec.convert(plain_yaml.load(text), _Sweep).runs
-    except Exception:  # PyYAML raises nearly anything for a text that is not YAML
+        runs = msgspec.json.decode(read_regular(folder / "sweep.json", _MAX_BYTES), type=_Sweep).runs
+    except (OSError, ValueError, RecursionError):
         return {}
     return {name: overrides for name, overrides in runs.items() if re.fullmatch(r"\w[\w.,=+-]*", name)}
 

@@ -1,5 +1,6 @@
 """Reads the `config.yaml` of a run folder, which may come from anybody: plain values only, and of bounded size."""
 
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -42,6 +43,19 @@ def read_saved(folder: str) -> dict[str, Any]:
         if not isinstance(values[key], dict):
             raise ConfigError(f"{resume}: its {_NAME} is damaged or not that of a run: {key} is no group of settings.")
     return {key: values.get(key) for key in ("seed", "run_dir", "resume", *groups, *later)}
+
+
+def check_files(folder: Path) -> None:
+    """Raise ConfigError for a link, a pipe or the like in a run's folder: the run would write where it leads."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                shown = one_line(str(path.relative_to(folder)))
+                raise ConfigError(f"resume={folder}: {shown} is a link, or no ordinary file; a run folder has none.")
+    for name in ("metrics.csv", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html"):
+        if (folder / name).is_dir() or (folder / name).parent.is_file():
+            raise ConfigError(f"resume={folder}: {name} is a folder, or in no folder; that of a run is a file.")
 
 
 class _PlainLoader(yaml.SafeLoader):

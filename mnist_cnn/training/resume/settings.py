@@ -5,7 +5,6 @@ classes of _TRUSTED (of loggers, those of _LOCAL_LOGGERS), paths in its own fold
 package. Anything else must be named again on the command line.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,23 +17,20 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mnist_cnn.config import RUN_DIR, TrainerConfig, literal, require_one_of, select, to_config
+from mnist_cnn.config import OF_THE_MACHINE, RUN_DIR, TrainerConfig, literal, require_one_of, select, to_config
 from mnist_cnn.data import datasets
 from mnist_cnn.data.sources import OWN, SOURCES
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.inference import box
 from mnist_cnn.run_folder import has_checkpoint
 from mnist_cnn.training.log import CSVLog
-from mnist_cnn.training.resume.saved import leaves, read_saved
+from mnist_cnn.training.resume.saved import check_files, leaves, read_saved
 from mnist_cnn.training.resume.stopped import cannot_change, is_known
 from mnist_cnn.training.targets import class_of
 
 # What may be changed: the length of the run, the machine, and the loggers.
 _MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.strategy")
-_MAY_CHANGE = (
-    "trainer.max_epochs", *_MACHINE, "trainer.compile", "data.root", "data.file", "data.eval_batch_size",
-    "distill.from",
-)  # fmt: skip
+_MAY_CHANGE = ("trainer.max_epochs", *OF_THE_MACHINE, "distill.from")
 # What always comes from this command line, never from the saved run: where to fetch images, and which run is resumed.
 _OF_THIS_MACHINE = ("data.mirror", "resume", "run_dir")
 # A group's option may be named again if it is the same one: if it has the same value under this key.
@@ -68,7 +64,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
     now = to_config(composed).to_dict()
     saved = read_saved(folder)
-    _check_files(Path(folder))  # only now that it is known to be a run's: another folder may hold any number of files
+    check_files(Path(folder))  # only now that it is known to be a run's: another folder may hold any number of files
     for key in keys:
         _change(saved, now, key, folder)
     for key in _OF_THIS_MACHINE:
@@ -91,19 +87,6 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     _check_targets(saved, now, folder)
     configuration: DictConfig = OmegaConf.create(literal(saved))
     return configuration
-
-
-def _check_files(folder: Path) -> None:
-    """Raise ConfigError for a link, a pipe or the like in a run's folder: the run would write where it leads."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                shown = one_line(str(path.relative_to(folder)))
-                raise ConfigError(f"resume={folder}: {shown} is a link, or no ordinary file; a run folder has none.")
-    for name in ("metrics.csv", "metrics.json", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "report/index.html"):
-        if (folder / name).is_dir() or (folder / name).parent.is_file():
-            raise ConfigError(f"resume={folder}: {name} is a folder, or in no folder; that of a run is a file.")
 
 
 def _change(saved: dict[str, Any], now: dict[str, Any], key: str, folder: str) -> None:
