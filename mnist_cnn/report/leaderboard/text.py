@@ -87,7 +87,7 @@ def markdown(table: Table) -> str:
         for number, row in enumerate(table.rows, start=1)
     ]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    parts = [f"# {heading(table)}", "\n".join(lines), *map(_escaped, explanations(table))]
+    parts = [f"# {_escaped(heading(table))}", "\n".join(lines), *map(_escaped, explanations(table))]
     if table.failed:
         failed = "\n".join(f"- {_escaped(failure(one))}" for one in table.failed)
         parts.append(f"## {failed_heading(table)}\n\n{failed}")
