@@ -227,6 +227,7 @@ def test_runs_without_a_result_are_listed_with_their_overrides_and_what_happened
     Path("sweep/02_c/config.yaml").write_text("seed: 2\n")
     write_run("sweep/03_d", "seed=3", interrupted=True, epochs=4)
     members = {"01_b": ["optimizer.lr=0", "seed=1"], "02_c": ["seed=2"], "04_e": ["seed=4"], "../../etc": []}
+    members = {name: ["model=tiny", *varied] for name, varied in members.items()}
     Path("sweep/sweep.json").write_text(json.dumps({"settings": [], "runs": members}))
     made = leaderboard([Path("sweep")])
     assert [(one.folder.name, one.overrides, one.why) for one in made.failed] == [

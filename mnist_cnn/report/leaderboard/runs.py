@@ -66,7 +66,7 @@ class Failed(NamedTuple):
     """A run without a result: it failed, was stopped, has not been started, or its files are damaged."""
 
     folder: Path
-    overrides: list[str]  # as far as they are known
+    overrides: list[str]  # those that its sweep varies, as far as they are known
     why: str  # one printable line
 
 
@@ -126,12 +126,20 @@ def _search(start: Path) -> Iterator[tuple[Path, Mapping[str, list[str]]]]:
 
 
 def _members(folder: Path) -> Mapping[str, list[str]]:
-    """The overrides of each member of the sweep in a folder; none if it is no sweep, or its record is damaged."""
+    """The overrides of each member of the sweep in a folder that are not those of all its members.
+
+    None if it is no sweep, or its record is damaged.
+    """
     try:
         runs = msgspec.json.decode(read_regular(folder / "sweep.json", _MAX_BYTES), type=_Sweep).runs
     except (OSError, ValueError, RecursionError):
         return {}
-    return {name: overrides for name, overrides in runs.items() if re.fullmatch(r"\w[\w.,=+-]*", name)}
+    common = set.intersection(*map(set, runs.values())) if len(runs) > 1 else set()
+    return {
+        name: [override for override in overrides if override not in common]
+        for name, overrides in runs.items()
+        if re.fullmatch(r"\w[\w.,=+-]*", name)
+    }
 
 
 def _read(folder: Path, members: Mapping[str, list[str]]) -> Run | Failed:

@@ -161,7 +161,7 @@ def explanations(table: Table) -> list[str]:
     order = "Ranked by mean validation accuracy."
     if any(len(row.runs) > 1 for row in table.rows):
         order += " ± is the standard deviation over the n runs; the interval is that of the mean."
-    marked = [f"{MARK} can't be told from the best with these seeds: {SEPARABLE}."] if table.is_marked else []
+    marked = [f"{MARK} can't be told from the best; with more seeds it may be. {SEPARABLE}."] if table.is_marked else []
     return [order, *marked, *(f"{note[0].upper()}{note[1:]}." for note in table.notes)]
 
 
