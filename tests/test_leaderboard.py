@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mnist_cnn.cli import main
 from mnist_cnn.report.leaderboard import Leaderboard, leaderboard, write_leaderboard
@@ -260,13 +261,14 @@ def test_a_tree_of_too_many_folders_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_run_of_an_earlier_version_has_the_settings_of_its_config_yaml() -> None:
-    for seed, batch in enumerate((32, 64)):
-        folder = write_run(f"runs/{seed}", f"seed={seed}", hidden={"data.batch_size": batch})
+    for seed, clip in enumerate((1.5, math.inf)):
+        folder = write_run(f"runs/{seed}", f"seed={seed}", hidden={"trainer.clip": clip})
         metrics = json.loads((folder / "metrics.json").read_text())
-        (folder / "config.yaml").write_text(json.dumps(metrics.pop("settings")))
+        (folder / "config.yaml").write_text(yaml.safe_dump(metrics.pop("settings")))
         del metrics["overrides"]
         (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert [row["data.batch_size"] for row in rows(leaderboard([Path("runs")]))] == [32, 64]
+    assert [row["trainer.clip"] for row in rows(leaderboard([Path("runs")]))] == [1.5, "inf"]
+    assert command("runs", "--json").status == 0
 
 
 HOSTILE = [
@@ -447,9 +449,9 @@ def test_the_terminal_shows_a_hundred_columns_and_names_what_has_no_room() -> No
     made = leaderboard([Path("sweep")])
     table = made.text(100).split("\n\n")[1]
     assert max(map(len, table.splitlines())) <= 100
-    assert "too wide for here: " in made.text(100)
+    assert "no room here for: " in made.text(100)
     assert "test loss" in made.text(100)
-    assert "too wide for here" not in made.text(400)
+    assert "no room here for" not in made.text(400)
     assert "parameters" in made.text(400).split("\n\n")[1]
 
 

@@ -1,5 +1,6 @@
 """Reads the results and the settings of runs from their folders, which may come from anybody."""
 
+import math
 import os
 import re
 from collections import deque
@@ -201,7 +202,7 @@ def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
         if depth > _MAX_NESTING or not all(isinstance(item, _PLAIN) for item in _items(value)):
             raise ValueError(f"{one_line(path, 80)} is no value of a setting")
         if path and not inner:
-            yield path, value
+            yield path, _finite(value)
         for key in reversed(inner):
             if not re.fullmatch(r"[\w@/ -]{1,100}", str(key)):
                 raise ValueError(f"{one_line(key, 80)!r} is no key of a setting")
@@ -211,6 +212,13 @@ def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
 
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _finite(value: Value) -> Value:
+    """NaN and infinity, which YAML has but JSON has not, as text."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _typed(overrides: Sequence[str]) -> dict[str, str]:

@@ -64,7 +64,7 @@ def terminal(table: Table, width: int = 100) -> str:
         lines.append(f"… and {len(table.rows) - _MAX_ROWS:,} more settings")
     if len(kept) < len(FIGURES):
         missing = dict.fromkeys(figure.title for figure in FIGURES if figure not in kept)
-        lines.append(f"\ntoo wide for here: {', '.join(missing).replace('95 % interval', 'further intervals')}")
+        lines.append(f"\nno room here for: {', '.join(missing).replace('95 % interval', 'further intervals')}")
     lines += ["", *explanations(table)]
     failed = [f"  {line}" for line in map(failure, table.failed[:_MAX_FAILED])]
     if len(table.failed) > _MAX_FAILED:
