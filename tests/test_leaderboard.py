@@ -54,7 +54,8 @@ def write_run(folder: Path | str, *overrides: str, hidden: Mapping[str, Any] | N
             inner = settings
             for group in groups:
                 inner = inner.setdefault(group, {})
-            inner[last] = json.loads(value) if isinstance(value, str) and re.match(r"[\d\[]", value) else value
+            is_plain = isinstance(value, str) and re.match(r"[\d\[]|true|false", value)
+            inner[last] = json.loads(value) if is_plain else value
     results = {name.replace("_", "/", 1) if name[:4] in ("val_", "test") else name: results[name] for name in results}
     metrics = {**METRICS, "seed": settings["seed"], **results, "overrides": list(overrides), "settings": settings}
     folder.mkdir(parents=True)
@@ -118,6 +119,12 @@ def test_values_are_those_that_were_used_however_they_were_typed() -> None:
     ]
 
 
+def test_a_whole_number_is_one_value_with_and_without_a_point_but_not_true() -> None:
+    for seed, value in enumerate((1, 1.0, True, [1, 2], [1.0, 2.0])):
+        write_run(f"{seed}", f"seed={seed}", hidden={"trainer.x": value})
+    assert sorted(row["n"] for row in rows(leaderboard([Path()]))) == [1, 2, 2]
+
+
 def test_an_option_of_a_group_is_known_where_it_was_not_typed() -> None:
     write_run("a", "optimizer=adam", "model=tiny", "optimizer.lr=1e-2")
     write_run("b", "model=mlp")
@@ -142,13 +149,17 @@ def test_of_many_differences_columns_show_as_many_as_tell_settings_apart_and_a_l
     made = leaderboard([Path()])
     assert [(row["trainer.x0"], row["n"]) for row in rows(made)] == [(0, 1), (1, 1), (2, 1)]
     assert made.table.columns == ["trainer.x0"]
+    for number in range(3):
+        hidden = {f"trainer.x{index}": number for index in range(9)}
+        write_run(f"recipes/{number}", f"experiment={number}", hidden=hidden)
+    assert "also differ" not in leaderboard([Path("recipes")]).text()  # the recipes' names say all
     assert "differ in trainer.x1, trainer.x2, trainer.x3, trainer.x4 and 4 more, which no column shows" in made.text()
 
 
 @pytest.mark.parametrize(
     "elsewhere",
     [
-        {"data.root": "/data"}, {"data.mirror": "file:///x"}, {"data.eval_batch_size": 1}, {"logger": {}},
+        {"data.root": "/data"}, {"data.mirror": "file:///x"}, {"data.eval_batch_size": 1}, {"logger.csv": {}},
         {"trainer.accelerator": "cpu"}, {"trainer.compile": True}, {"data.name": "auto"},
     ],
     ids=str,
@@ -169,9 +180,12 @@ def test_what_is_another_experiment_makes_another_setting(other: Mapping[str, An
 
 
 def test_the_machine_is_a_column_only_where_it_was_swept() -> None:
-    write_run("a", "trainer.compile=true", hidden={"trainer.compile": True})
-    write_run("b", "trainer.compile=false", val_accuracy=0.9)
-    assert [row["trainer.compile"] for row in rows(leaderboard([Path()]))] == [True, "false"]
+    write_run("swept/a", "trainer.compile=true")
+    write_run("swept/b", "trainer.compile=false", val_accuracy=0.9)
+    assert [row["trainer.compile"] for row in rows(leaderboard([Path("swept")]))] == [True, False]
+    write_run("others/a", "trainer.compile=true", "seed=0")
+    write_run("others/b", "seed=1")
+    assert rows(leaderboard([Path("others")])) == [{"n": 2, "val": 0.98}]
 
 
 def test_folders_of_pictures_with_one_name_are_two_data_sets() -> None:
@@ -246,6 +260,8 @@ def test_a_tree_of_runs_is_found_and_links_are_not_followed() -> None:
     write_run("elsewhere/0", "model=mlp")
     write_run("runs/a/b/c/d/e/f/g/too_deep", "model=deep")
     os.symlink(Path("elsewhere").absolute(), "runs/link")
+    twice = leaderboard([Path("runs"), Path("runs/recipes"), Path("runs/recipes/tiny/0")])
+    assert "repeat" not in twice.text()
     assert rows(leaderboard([Path("runs"), Path("runs/recipes"), Path("runs/recipes/tiny/0")])) == [
         {"n": 1, "val": 0.98}
     ]
@@ -435,7 +451,9 @@ def test_accuracies_that_a_plain_axis_would_show_as_one_are_spread() -> None:
     assert high - middle == pytest.approx(middle - low)
     assert accuracy_scale([0.97, 0.98])([0.97, 0.98]) == [0.97, 0.98]
     assert accuracy_scale([1.0, 1.0]).ticks == [(1.0, "100 %")]
-    assert all(map(math.isfinite, accuracy_scale([0.0, 1.0])([0.0, 0.5, 1.0])))
+    assert len(accuracy_scale([0.97312345] * 2).ticks) == 1
+    perfect = accuracy_scale([0.1, 0.9999, 1.0])
+    assert perfect([1.0]) > perfect([0.9999]) > perfect([0.99])
 
 
 def test_the_terminal_shows_a_hundred_columns_and_names_what_has_no_room() -> None:

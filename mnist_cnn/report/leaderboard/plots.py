@@ -9,6 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mnist_cnn.report.figures import BLUE, GREY, INCHES, ORANGE
 from mnist_cnn.report.leaderboard.scales import MAX_NAMED, WIDE, Scale, accuracy_scale, min_gap, scale
@@ -99,7 +100,9 @@ def cost(rows: Sequence[Row], numbers: Sequence[int]) -> Figure:
         axes.plot(at, *up([_mean(row)]), "o", color=colour, markersize=6, alpha=0.8, markeredgewidth=0)
     if max(seconds) >= WIDE * min(seconds):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     _name(axes.yaxis, up.ticks)
     axes.margins(x=0.08, y=0.1)
     numbered = np.empty((0, 2))

@@ -70,9 +70,8 @@ def accuracy_scale(accuracies: Sequence[float]) -> AccuracyScale:
     def place(accuracy: float) -> float:
         return -math.log10(max(1 - accuracy, least)) if is_wide else accuracy
 
-    candidates = _ACCURACIES if is_wide else MaxNLocator(6).tick_values(low, high)
-    ticks = [float(at) for at in candidates if low <= at <= high] or [high]
-    return AccuracyScale(place, [(place(at), f"{100 * at:.10g} %") for at in ticks])
+    candidates = [low] if low == high else _ACCURACIES if is_wide else MaxNLocator(6).tick_values(low, high)
+    return AccuracyScale(place, [(place(at), f"{100 * at:.6g} %") for at in candidates if low <= at <= high])
 
 
 def min_gap(places: Sequence[float]) -> float:
