@@ -6,22 +6,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import (
-    doctor,
-    evaluate,
-    explain,
-    export,
-    import_keras,
-    leaderboard,
-    models,
-    page,
-    predict,
-    train,
-)
+from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
+from mnist_cnn.commands.runs import leaderboard
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
+    "leaderboard": leaderboard,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
@@ -29,7 +20,6 @@ COMMANDS = {
     "models": models,
     "import-keras": import_keras,
     "export": export,
-    "leaderboard": leaderboard,
     "doctor": doctor,
 }
 

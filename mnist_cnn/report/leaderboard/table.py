@@ -11,9 +11,7 @@ from mnist_cnn.report.leaderboard.settings import DATA, Setting, settings_of
 from mnist_cnn.report.statistics import Summary, not_separable, summary
 
 MEASURES = ("val/accuracy", "test/accuracy", "val/loss", "test/loss")
-SEPARABLE = (
-    "Welch's t-test on the validation accuracies, at 5 % over the whole table, Holm-corrected for all pairs of settings"
-)
+SEPARABLE = "Welch's t-test on the validation accuracies, at 5 % in all, Holm-corrected for all pairs of settings"
 
 
 class Row(NamedTuple):
