@@ -40,4 +40,6 @@ def leaderboard(sweep: Path) -> None:
     with quick_imports():
         from mnist_cnn.report.leaderboard import write_leaderboard
 
-    print(f"\n{write_leaderboard([sweep], sweep).text(max(shutil.get_terminal_size((100, 24)).columns, 100))}")
+    columns = max(shutil.get_terminal_size((100, 24)).columns, 100)
+    made = write_leaderboard([sweep], sweep)
+    print(f"\n{made.text(columns, with_failed=False)}")  # which follow, as errors

@@ -41,7 +41,7 @@ FIGURES = (
 )
 
 
-def terminal(table: Table, width: int = 100) -> str:
+def terminal(table: Table, width: int = 100, with_failed: bool = True) -> str:
     """The table in columns, at most `width` characters wide if its settings leave room for that, and what to know."""
     rows = list(enumerate(table.rows[:_MAX_ROWS], start=1))
     head = ["", *short_names(table.columns)]
@@ -69,7 +69,7 @@ def terminal(table: Table, width: int = 100) -> str:
     failed = [f"  {line}" for line in map(failure, table.failed[:_MAX_FAILED])]
     if len(table.failed) > _MAX_FAILED:
         failed.append(f"  … and {len(table.failed) - _MAX_FAILED:,} more")
-    if failed:
+    if failed and with_failed:
         lines += [f"\n{failed_heading(table)}:", *failed]
     return "\n".join([f"{heading(table)}\n", *lines] if table.rows else [heading(table), *lines[1:]])
 
