@@ -196,6 +196,8 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Lightning 2.6 uses a way to compare that torch 2.15 has deprecated.
     warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
+    # On a machine with SLURM, a run may still be meant for this machine alone.
+    warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not used.*")
     # A run that is resumed writes into its own folder.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     # Lightning expects a data loader to begin a resumed epoch again; ours continues with the next batch (EpochState).
