@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
+from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, search, train
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
+    "search": search,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
@@ -25,6 +26,7 @@ COMMANDS = {
 _LIST = """\
 train a network
   train         the same as python train.py; mnist-cnn train --help lists the settings
+  search        try many settings, and find those with the best validation accuracy
 
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
@@ -50,7 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:  # Hydra has a grammar of its own
         return train.main(words[1:], words[:1])
-    options = _parser().parse_args(words)
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if rest and ("settings" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # settings after an option, which argparse takes only before the first one
+        options.settings += rest
     return run_command(lambda: int(options.run(options)))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 EXTRAS = {
     "hydra": "train", "omegaconf": "train", "lightning": "train", "torchmetrics": "train", "sklearn": "train",
     "matplotlib": "train", "h5py": "keras", "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
+    "optuna": "search", "sqlalchemy": "search",
 }  # fmt: skip
 
 

@@ -17,6 +17,8 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -110,19 +112,48 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
 
     ConfigError for a wrong setting, and for flags, which belong on a command line.
     """
-    flag = next((setting for setting in settings if setting.startswith("-")), None)
+    flag = _first_flag(settings)
     if flag is not None:
         raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
-    try:
+    with _explained(settings):
         checked = checked_arguments(settings, CONF)
         with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("config", checked, return_hydra_config=True)
             with open_dict(composed):
                 chosen = composed.pop("hydra").runtime.choices.get("model")
             composed = _of_a_run(composed, checked, chosen)
+    return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
+
+
+def chosen_options(settings: Sequence[str]) -> dict[str, Any]:
+    """The option, or the list of options, that these settings choose in each group of `conf/`."""
+    with _explained(settings), _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra_config = compose("config", checked_arguments(settings, CONF), return_hydra_config=True).hydra
+    choices: Any = OmegaConf.to_container(hydra_config.runtime.choices)
+    return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+
+
+def overrides(settings: Sequence[str]) -> list[Override]:
+    """Settings as Hydra's grammar reads them; each may have several values, or say what they lie between."""
+    flag = _first_flag(settings)
+    if flag is not None:
+        raise ConfigError(f"{flag}: there is no such option. Settings are written key=value.")
+    with _explained(settings):
+        *checked, _ = checked_arguments([*settings, "-m"], CONF)
+        return OverridesParser.create().parse_overrides(checked)
+
+
+def _first_flag(settings: Sequence[str]) -> str | None:
+    return next((setting for setting in settings if setting.startswith("-")), None)
+
+
+@contextmanager
+def _explained(settings: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra refuses into a ConfigError of one line."""
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, CONF, list(settings))) from error
-    return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
 
 
 @contextmanager
