@@ -54,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train.main(words[1:], words[:1])
     parser = _parser()
     options, rest = parser.parse_known_args(words)
-    if rest and ("settings" not in options or any(word.startswith("-") for word in rest)):
+    if "settings" in options:  # argparse takes all of them together, before an option or after it
+        options.settings += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # settings after an option, which argparse takes only before the first one
-        options.settings += rest
     return run_command(lambda: int(options.run(options)))
 
 

@@ -63,9 +63,8 @@ def run(options: argparse.Namespace) -> int:
     command = _command(options, url)
     words = [*space.words(), f"--sampler {options.sampler}", f"--pruner {options.pruner}"]
     is_new = _make_folder(folder, options.storage is None)
-    name = "search" if options.storage is None else folder.absolute().name
     try:
-        study = database.open_study(url, name, words, sampler, pruner)
+        study = database.open_study(url, folder, words, sampler, pruner, options.storage is not None)
     except BaseException:
         if is_new and not any(folder.iterdir()):
             folder.rmdir()

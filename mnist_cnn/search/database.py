@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ def database_url(storage: str | None, folder: Path) -> URL:
     try:
         url = make_url(storage)
         url.get_dialect()
+    except NoSuchModuleError:
+        raise ConfigError(f"--storage {shown(url)}: there is no such kind of database.") from None
     except (ArgumentError, ValueError):
         raise ConfigError(
             "--storage: not the address of a database, such as postgresql+psycopg://USER@HOST/DATABASE or "
             "sqlite:///FILE.db."
         ) from None
-    except NoSuchModuleError:
-        raise ConfigError(f"--storage {shown(url)}: there is no such kind of database.") from None
     return url
 
 
@@ -58,17 +58,24 @@ def told(url: URL) -> Iterator[None]:
     """Turn what a database refuses into a UserError of one line."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        why = getattr(cause, "orig", None) or cause or error
+    except Exception as error:
+        refusal: BaseException | None = error
+        while refusal is not None and not isinstance(refusal, SQLAlchemyError):
+            refusal = refusal.__cause__ or refusal.__context__  # Optuna 5.0 trips over it, and raises something else
+        if refusal is None or isinstance(error, UserError):
+            raise
+        why = getattr(refusal, "orig", None) or refusal  # without the statement, which SQLAlchemy adds
         raise UserError(f"--storage {shown(url)}: {one_line(flat(why), 300)}") from error
 
 
-def open_study(url: URL, name: str, words: list[str], sampler: BaseSampler, pruner: BasePruner) -> Study:
-    """The study of this name, new or begun before; ConfigError if that was another search than `words` say.
+def open_study(
+    url: URL, folder: Path, words: list[str], sampler: BaseSampler, pruner: BasePruner, is_shared: bool
+) -> Study:
+    """The study of the search in this folder, new or begun before. In a database that `is_shared`, it has its name.
 
-    UserError if the database can't be used.
+    ConfigError if it is there, and was another search than `words` say; UserError if the database can't be used.
     """
+    name = folder.absolute().name if is_shared else "search"  # a folder may be renamed
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself says what happens
     with told(url):
         study = optuna.create_study(
@@ -84,23 +91,24 @@ def open_study(url: URL, name: str, words: list[str], sampler: BaseSampler, prun
             study.set_user_attr(_ATTRIBUTE, words)
             return study
     if before != words:
-        raise ConfigError(f"{name}: this search was begun with {_difference(before, words)}; take another folder, -o.")
+        raise ConfigError(
+            f"-o {one_line(folder)}: its search was begun {_difference(before, words)}; another one needs another folder."
+        )
     return study
 
 
 def _difference(before: Any, words: list[str]) -> str:
     if not isinstance(before, list):
-        return "another program"
-    missing = [one_line(word, 100) for word in before if word not in words]
-    added = [one_line(word, 100) for word in words if word not in before]
-    return " and ".join([*missing, *(f"without {word}" for word in added)]) or "another order of its settings"
+        return "by another program"
+    other = [f"with {one_line(word, 100)}" for word in before if word not in words]
+    return " and ".join([*other, *(f"without {one_line(word, 100)}" for word in words if word not in before)])
 
 
 def retry(study: Study, number: int) -> None:
     """Have the trial of this number, which did not end by itself, begun again by the next worker that is free."""
     with warnings.catch_warnings():
         _ignore_experimental()
-        _RETRY(study, study.get_trials(deepcopy=False)[number])
+        RetryHeartbeatStaleTrialCallback()(study, study.get_trials(deepcopy=False)[number])
 
 
 def first_number(trial: optuna.trial.FrozenTrial) -> int:
@@ -128,6 +136,14 @@ with warnings.catch_warnings():
     _RETRY = RetryHeartbeatStaleTrialCallback(_RETRIES)
 
 
+class _Database(RDBStorage):
+    """Its heartbeats, which a thread sends, may fail while the server is away; the next one tells in time."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(SQLAlchemyError, StorageInternalError):
+            super().record_heartbeat(trial_id)
+
+
 def _storage(url: URL) -> RDBStorage:
     text = url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")  # Optuna formats it
     engine: dict[str, Any] = {"pool_pre_ping": True}  # a server may have been started anew
@@ -138,7 +154,7 @@ def _storage(url: URL) -> RDBStorage:
         try:
             with warnings.catch_warnings():
                 _ignore_experimental()
-                return RDBStorage(
+                return _Database(
                     text,
                     engine,
                     heartbeat_interval=HEARTBEAT_SECONDS,
@@ -147,8 +163,8 @@ def _storage(url: URL) -> RDBStorage:
                 )
         except ImportError as error:
             driver = url.get_driver_name()
-            way = "pip install 'psycopg[binary]'" if driver == "psycopg" else f"pip install {driver}"
-            raise UserError(f"--storage {shown(url)}: its driver is not installed: {way}") from error
+            way = "; for postgresql+psycopg://…: pip install 'psycopg[binary]'" if "psycopg" in driver else ""
+            raise UserError(f"--storage {shown(url)}: its driver, {driver}, is not installed{way}") from error
         except SQLAlchemyError:
             attempts -= 1
             if not attempts:

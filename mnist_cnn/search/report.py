@@ -132,7 +132,7 @@ def _page(study: Study, space: Space, findings: Findings, command: str) -> str:
     failures = f"<section><h2>Failed trials</h2><ul>{failed}</ul></section>" if failed else ""
     sections = [
         (
-            plot.wide,
+            plot.is_wide,
             f"<section><h2>{plot.title}</h2><p><small>{plot.about}</small></p>"
             f"{document.image(plot.png, plot.title, 'drawn')}</section>",
         )

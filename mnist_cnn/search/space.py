@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
@@ -144,9 +144,11 @@ def _distribution(override: Override) -> BaseDistribution:
             return FloatDistribution(_finite(low), _finite(high), log="log" in tags)
         if isinstance(value, RangeSweep) and not value.shuffle:
             return _range(value)
-        if not override.is_choice_sweep():  # glob(*)
+        if isinstance(value, Glob):
             raise ValueError("write the names out, such as model=tiny,mlp")
-        choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
+        choices: tuple[Any, ...] = tuple(dict.fromkeys(override.sweep_string_iterator()))
+        if isinstance(value, ChoiceSweep) and all(_is_number(choice) for choice in value.list):  # plots have an axis
+            choices = tuple(dict.fromkeys(value.list))
         if not 1 <= len(choices) <= _MOST_VALUES:
             raise ValueError(f"it has {len(choices):,} values; 1 to {_MOST_VALUES:,} are possible")
         return CategoricalDistribution(choices)
@@ -165,6 +167,10 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
     if all(isinstance(number, int) for number in numbers):
         return IntDistribution(int(low), int(high), step=abs(int(step)))
     return FloatDistribution(float(low), float(high), step=abs(float(step)))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _finite(number: float | None) -> float:

@@ -23,7 +23,7 @@ from mnist_cnn.files import write_file
 from mnist_cnn.hydra_cli.run import configured
 from mnist_cnn.report.run import EpochRow
 from mnist_cnn.search import methods
-from mnist_cnn.search.database import fail_stale_trials, first_number, retry
+from mnist_cnn.search.database import GRACE_SECONDS, fail_stale_trials, first_number, retry
 from mnist_cnn.search.space import Space
 from mnist_cnn.training.callbacks import EndedEarly, EpochWatch
 from mnist_cnn.training.run import train
@@ -76,7 +76,10 @@ class Worker:
                     self._run_one(len(trials))
                     continue
                 if not was_waiting:
-                    _say(f"waiting for other workers, which run {running} trial{'s' if running > 1 else ''}")
+                    _say(
+                        f"waiting for other workers, which have {running} of the trials; those of a killed worker are "
+                        f"taken over after {GRACE_SECONDS} s"
+                    )
                 was_waiting = is_waiting
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
