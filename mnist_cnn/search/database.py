@@ -92,7 +92,7 @@ def open_study(
             return study
     if before != words:
         raise ConfigError(
-            f"-o {one_line(folder)}: its search was begun {_difference(before, words)}; another one needs another folder."
+            f"-o {one_line(folder)}: its search was begun {_difference(before, words)}; another needs another folder."
         )
     return study
 

@@ -21,7 +21,7 @@ _SAMPLERS: dict[str, Callable[[int | None, Space], BaseSampler]] = {
     "gp": lambda seed, _: GPSampler(seed=seed),
     "qmc": lambda seed, _: QMCSampler(seed=seed),
     "random": lambda seed, _: RandomSampler(seed),
-    "grid": lambda seed, space: GridSampler(_grid(space), seed),
+    "grid": lambda _, space: GridSampler(_grid(space), seed=0),  # which numbers the combinations alike in all workers
 }
 _PRUNERS: dict[str, Callable[[], BasePruner]] = {
     "median": MedianPruner,

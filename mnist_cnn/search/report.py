@@ -75,7 +75,7 @@ class Findings:
 
 def report(study: Study, space: Space, folder: Path, command: str) -> Findings:
     """Write `search.html` and `experiment/winner.yaml`; returns what was found. UserError if no trial is complete."""
-    trials = study.get_trials(deepcopy=False)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if space.has(trial.params)]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not complete:
         raise UserError(

@@ -34,11 +34,21 @@ class Space:
 
     def suggest(self, trial: Trial) -> list[str]:
         """The settings of a trial. UserError if the database holds a value for it that is not in the space."""
-        values = {key: _suggest(trial, key, distribution) for key, distribution in self.varied.items()}
-        for key, value in values.items():
-            if not _contains(self.varied[key], value):
-                raise UserError(f"{key}={one_line(value, 80)}: the database has this value, which is not in the space.")
+        before = trial.distributions  # a trial that is begun again has its values already
+        values = {
+            key: _suggest(trial, key, distribution)
+            for key, distribution in self.varied.items()
+            if before.get(key, distribution) == distribution
+        }
+        if not self.has(values):
+            raise UserError(f"the database has values for this trial that can't be chosen: {one_line(trial.params)}")
         return self.settings(values)
+
+    def has(self, values: Mapping[str, Any]) -> bool:
+        """Whether each setting has a value that can be chosen. A database may hold any, which would become settings."""
+        return values.keys() == self.varied.keys() and all(
+            _contains(distribution, values[key]) for key, distribution in self.varied.items()
+        )
 
     def settings(self, values: Mapping[str, Any]) -> list[str]:
         """All settings of the trial that has these values."""
@@ -180,19 +190,13 @@ def _finite(number: float | None) -> float:
 
 
 def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
-    try:
-        if isinstance(distribution, CategoricalDistribution):
-            return trial.suggest_categorical(key, distribution.choices)
-        if isinstance(distribution, IntDistribution):
-            return trial.suggest_int(
-                key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-            )
-        assert isinstance(distribution, FloatDistribution)
-        return trial.suggest_float(
-            key, distribution.low, distribution.high, step=distribution.step, log=distribution.log
-        )
-    except ValueError as error:  # a trial that is begun again has its values already, of another kind
-        raise UserError(f"{key}: what the database has for it is not in the space ({one_line(error)}).") from error
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high, log = distribution.low, distribution.high, distribution.log
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(key, int(low), int(high), step=distribution.step, log=log)
+    return trial.suggest_float(key, low, high, step=distribution.step, log=log)
 
 
 def _contains(distribution: BaseDistribution, value: Any) -> bool:

@@ -26,6 +26,7 @@ from mnist_cnn.search import methods
 from mnist_cnn.search.database import GRACE_SECONDS, fail_stale_trials, first_number, retry
 from mnist_cnn.search.space import Space
 from mnist_cnn.training.callbacks import EndedEarly, EpochWatch
+from mnist_cnn.training.resume.settings import check_files
 from mnist_cnn.training.run import train
 
 # The attribute of a failed trial that says why it failed.
@@ -142,6 +143,7 @@ class Worker:
         _say(f"\ntrial {number}: {' '.join(settings[len(self._space.fixed) :])}")
         config, command = configured([*settings, f"run_dir={folder}"])
         if number != trial.number and folder.is_dir():
+            check_files(folder)
             config = replace(config, run_dir=None, resume=str(folder))
         return config, command
 

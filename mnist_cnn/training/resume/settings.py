@@ -68,7 +68,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
         raise ConfigError(f"resume={folder}: a run is resumed in its own folder; leave out run_dir.")
     now = to_config(composed).to_dict()
     saved = read_saved(folder)
-    _check_files(Path(folder))  # only now that it is known to be a run's: another folder may hold any number of files
+    check_files(Path(folder))  # only now that it is known to be a run's: another folder may hold any number of files
     for key in keys:
         _change(saved, now, key, folder)
     for key in _OF_THIS_MACHINE:
@@ -93,7 +93,7 @@ def resumed(composed: DictConfig, keys: list[str]) -> DictConfig:
     return configuration
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path) -> None:
     """Raise ConfigError for a link, a pipe or the like in a run's folder: the run would write where it leads."""
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
