@@ -118,14 +118,14 @@ def _command(options: argparse.Namespace, url: "URL") -> str:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if not 1 <= count <= 100_000:
-        raise argparse.ArgumentTypeError("it must be at least 1 and at most 100,000")
-    return count
+    return _whole(text, 1, 100_000)
 
 
 def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**32:
-        raise argparse.ArgumentTypeError(f"it must be at least 0 and below {2**32:,}")
-    return seed
+    return _whole(text, 0, 2**32 - 1)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not text.isascii() or not text.isdecimal() or not low <= int(text[:20]) <= high:
+        raise argparse.ArgumentTypeError(f"it must be a whole number from {low:,} to {high:,}")
+    return int(text)

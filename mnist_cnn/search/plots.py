@@ -3,18 +3,20 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import Study
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as plots
 
 _VALUE = "validation accuracy"
+_OUTSIDE = "Trials far below the others may lie outside."
 _WIDE = 9  # inches; the other plots are five, as the figures of a run's report
 
 
@@ -30,16 +32,20 @@ class Plot(NamedTuple):
 def plots_of(study: Study) -> Iterator[Plot]:
     """The plots that the trials of a study are enough for; at least one must be complete."""
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    values = [trial.value or 0.0 for trial in complete]
+    by_epoch = [value for trial in study.get_trials(deepcopy=False) for value in trial.intermediate_values.values()]
 
     def history() -> Any:
         axes = plots.plot_optimization_history(study, target_name=_VALUE)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, loc="lower right")
+        _zoom(axes, values)
         return axes
 
     def epochs() -> Any:
         axes = plots.plot_intermediate_values(study)
         axes.set(xlabel="epoch", ylabel=_VALUE)
+        _zoom(axes, by_epoch)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend().remove()  # a line for each trial
         return axes
@@ -55,6 +61,10 @@ def plots_of(study: Study) -> Iterator[Plot]:
             name = textwrap.fill(axes.get_xlabel().replace(".", ". "), 16).replace(". ", ".")
             axes.set_xlabel(name, fontsize=8)
             axes.tick_params(labelsize=8)
+            low, high = axes.get_xlim()
+            if axes.get_xscale() == "log" and high > 10 * low:
+                axes.xaxis.set_minor_formatter(NullFormatter())
+        _zoom(axes, values)  # they share it
         return drawn
 
     def together() -> Any:
@@ -62,15 +72,23 @@ def plots_of(study: Study) -> Iterator[Plot]:
         next(bar for bar in axes.figure.axes if bar.get_label() == "<colorbar>").remove()  # it hides the last setting
         return axes
 
-    yield _plot("History", "Every complete trial, and the best so far.", history)
-    yield _plot("Epochs", "Each trial by epoch; those that end early were pruned.", epochs)
+    yield _plot("History", f"Every complete trial, and the best so far. {_OUTSIDE}", history)
+    yield _plot("Epochs", f"Each trial by epoch; those that end early were pruned. {_OUTSIDE}", epochs)
     if len({trial.value for trial in complete}) > 1:  # or no setting can be more important than another
         about = "The share of the differences that each setting accounts for, as PED-ANOVA estimates it."
         yield _plot("Importance", about, importances)
-    about = "Each complete trial by the value of each setting; later ones are darker."
+    about = f"Each complete trial by the value of each setting; the stronger its colour, the later it was. {_OUTSIDE}"
     yield _plot("Settings", about, settings, is_wide=True)
-    about = "Each complete trial as a line through its values; the darker, the better."
+    about = "Each complete trial as a line through its values; the stronger its colour, the better."
     yield _plot("All settings together", about, together, is_wide=True)
+
+
+def _zoom(axes: Axes, values: Sequence[float]) -> None:
+    """Cut the axis below, so that one trial that has learned nothing doesn't press all others together."""
+    middle, high = float(np.median(values or [0.0])), max(values, default=0.0)
+    bottom = high - 4 * (high - middle)
+    if min(values, default=0.0) < bottom < high:
+        axes.set_ylim(bottom, high + 0.05 * (high - bottom))
 
 
 def _plot(title: str, about: str, draw: Callable[[], Any], is_wide: bool = False) -> Plot:
