@@ -36,6 +36,7 @@ _PACKAGES = {
     "filelock": "filelock", "tqdm": "tqdm", "mlxtend": "mlxtend",
     "torch": "torch", "torchvision": "torchvision", "torchmetrics": "torchmetrics", "lightning": "lightning.pytorch",
     "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime",
+    "optuna": "optuna", "sqlalchemy": "sqlalchemy",
 }  # fmt: skip
 # Where the second is broken, the first is not tried: it would be blamed for it, or say more than one line.
 _STANDS_ON = {"torchvision": "torch", "torchmetrics": "torch", "lightning": "torch", "onnxruntime": "numpy"}

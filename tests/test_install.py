@@ -118,6 +118,7 @@ def test_a_network_is_used_without_what_training_needs(without_extras: Path) -> 
         (["train", "model=tiny"], "hydra", "train"),
         (["evaluate", "strong", "--data", "digits"], "sklearn", "train"),
         (["export", "strong", "--format", "keras"], "h5py", "keras"),
+        (["search", "seed=1,2"], "optuna", "search"),
     ],
 )
 def test_what_needs_more_says_what_to_install(

@@ -25,6 +25,7 @@ STANDS_ON: dict[str, set[str]] = {
     "keras": {"inference", "network", "data"},
     "export": {"inference", "network", "data"},
     "training": {"report", "inference", "network", "data", "run_folder"},
+    "search": {"training", "report", "hydra_cli"},
 }
 MAX_MODULES_IN_A_FOLDER = 10
 

@@ -18,7 +18,8 @@ def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
     """Train with these settings and flags; returns the exit status. `words` are those before them, such as `train`."""
     if find_spec("hydra") is None:
         return failed(str(missing_package("hydra")))
-    from mnist_cnn.hydra_cli.run import CONF, run_hydra
+    from mnist_cnn.hydra_cli.compose import CONF
+    from mnist_cnn.hydra_cli.run import run_hydra
 
     return run_hydra(train, CONF, arguments, words, leaderboard)
 

@@ -14,7 +14,12 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from mnist_cnn import quick_imports
 from mnist_cnn.hydra_cli.arguments import Arguments, keys_of
+
+_PACKAGE = Path(__file__).parents[1]
+# A wheel has the configuration inside the package, a checkout has it beside the package.
+CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
 
 
 def config_loader(conf: Path, config_dir: str | None) -> ConfigLoader:
@@ -62,3 +67,13 @@ def named(composed: DictConfig, keys: Collection[str], model: str | None, loader
     if composed.model.name == own.name and composed.model.layers != own.layers and "model.name" not in keys:
         composed.model.name = "custom"
     return composed
+
+
+def of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None, loader: ConfigLoader) -> DictConfig:
+    """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
+    if composed.resume:
+        with quick_imports():
+            from mnist_cnn.training.resume.settings import resumed
+
+        return resumed(composed, keys_of(settings))
+    return named(composed, keys_of(settings), model, loader)

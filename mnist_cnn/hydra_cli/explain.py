@@ -30,7 +30,6 @@ PLUGINS = {
     "hydra/sweeper": {
         "ax": "hydra-ax-sweeper",
         "nevergrad": "hydra-nevergrad-sweeper",
-        "optuna": "hydra-optuna-sweeper",
     },
 }
 
@@ -39,6 +38,8 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if (group, option) == ("hydra/sweeper", "optuna"):  # its package needs an Optuna of 2022, and can't prune
+            return "hydra/sweeper=optuna: mnist-cnn search is the way to search with Optuna; see docs/search.md"
         if package := PLUGINS.get(group, {}).get(option):
             return f"{group}={option}: it comes with a package that is not installed: pip install {package}"
         stored = ConfigStore.instance().list(group) if group in PLUGINS else []

@@ -5,9 +5,7 @@ A user's mistake ends in one line that names the setting and, where there is one
 
 import math
 import os
-import shlex
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,30 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from mnist_cnn import config, quick_imports
-from mnist_cnn.config import Config
+from mnist_cnn import config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error
-from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, keys_of, quoted
-from mnist_cnn.hydra_cli.compose import config_loader, named
+from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, quoted
+from mnist_cnn.hydra_cli.compose import config_loader, of_a_run
 from mnist_cnn.hydra_cli.explain import explain
 from mnist_cnn.hydra_cli.record import repeated
 from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep
 from mnist_cnn.run_folder import finished
 from mnist_cnn.terminal import allow_any_text, failed, train_command
 
-_PACKAGE = Path(__file__).parents[1]
-# A wheel has the configuration inside the package, a checkout has it beside the package.
-CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
-_ONE_AT_A_TIME = threading.Lock()  # for Hydra's global state
 # Variables that tell a process which of several it is, and how many there are; torchrun, SLURM and Lightning set them.
 RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
 COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK")
@@ -175,39 +162,7 @@ def _of_this_run(composed: DictConfig, conf: Path, checked: Arguments) -> DictCo
     hydras = HydraConfig.get()
     settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
     loader = config_loader(conf, checked.config_dir)
-    return _of_a_run(composed, settings, hydras.runtime.choices.get("model"), loader)
-
-
-def configured(settings: Sequence[str]) -> tuple[Config, str]:
-    """The typed configuration that these settings ask for, and the command that would do the same.
-
-    ConfigError for a wrong setting, and for flags, which belong on a command line.
-    """
-    flag = next((setting for setting in settings if setting.startswith("-")), None)
-    if flag is not None:
-        raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
-    try:
-        checked = checked_arguments(settings, CONF).settings
-        with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", checked, return_hydra_config=True)
-            with open_dict(composed):
-                chosen = composed.pop("hydra").runtime.choices.get("model")
-            composed = _of_a_run(composed, checked, chosen, GlobalHydra.instance().config_loader())
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, CONF, list(settings))) from error
-    return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
-
-
-@contextmanager
-def _without_global_state() -> Iterator[None]:
-    """Set Hydra's global state aside, of which there is one: the caller may be a program of Hydra itself."""
-    with _ONE_AT_A_TIME:
-        state = Singleton.get_state()
-        GlobalHydra.instance().clear()
-        try:
-            yield
-        finally:
-            Singleton.set_state(state)
+    return of_a_run(composed, settings, hydras.runtime.choices.get("model"), loader)
 
 
 def _check_environment() -> None:
@@ -238,13 +193,3 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         yield
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
-
-
-def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None, loader: ConfigLoader) -> DictConfig:
-    """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
-    if composed.resume:
-        with quick_imports():
-            from mnist_cnn.training.resume.settings import resumed
-
-        return resumed(composed, keys_of(settings))
-    return named(composed, keys_of(settings), model, loader)

@@ -1,0 +1,89 @@
+"""Composes configurations for programs that are not Hydra's: the Python interface, and `mnist-cnn search`."""
+
+import shlex
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mnist_cnn import config
+from mnist_cnn.config import Config
+from mnist_cnn.errors import ConfigError
+from mnist_cnn.hydra_cli.arguments import checked_arguments
+from mnist_cnn.hydra_cli.compose import CONF, of_a_run
+from mnist_cnn.hydra_cli.explain import explain
+
+_ONE_AT_A_TIME = threading.Lock()  # for Hydra's global state
+
+
+def configured(settings: Sequence[str]) -> tuple[Config, str]:
+    """The typed configuration that these settings ask for, and the command that would do the same.
+
+    ConfigError for a wrong setting, and for flags, which belong on a command line.
+    """
+    flag = _first_flag(settings)
+    if flag is not None:
+        raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
+    with _explained(settings):
+        checked = checked_arguments(settings, CONF).settings
+        with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose("config", checked, return_hydra_config=True)
+            with open_dict(composed):
+                chosen = composed.pop("hydra").runtime.choices.get("model")
+            composed = of_a_run(composed, checked, chosen, GlobalHydra.instance().config_loader())
+    return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
+
+
+def chosen_options(settings: Sequence[str]) -> dict[str, Any]:
+    """The option, or the list of options, that these settings choose in each group of `conf/`."""
+    with _explained(settings), _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
+        checked = checked_arguments(settings, CONF).settings
+        hydra_config = compose("config", checked, return_hydra_config=True).hydra
+    choices: Any = OmegaConf.to_container(hydra_config.runtime.choices)
+    return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+
+
+def overrides(settings: Sequence[str]) -> list[Override]:
+    """Settings as Hydra's grammar reads them; each may have several values, or say what they lie between."""
+    flag = _first_flag(settings)
+    if flag is not None:
+        raise ConfigError(f"{flag}: there is no such option. Settings are written key=value.")
+    with _explained(settings):
+        parsed: list[Override] = OverridesParser.create().parse_overrides(
+            checked_arguments([*settings, "-m"], CONF).settings
+        )
+        return parsed
+
+
+def _first_flag(settings: Sequence[str]) -> str | None:
+    return next((setting for setting in settings if setting.startswith("-")), None)
+
+
+@contextmanager
+def _explained(settings: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra refuses into a ConfigError of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, CONF, list(settings))) from error
+
+
+@contextmanager
+def _without_global_state() -> Iterator[None]:
+    """Set Hydra's global state aside, of which there is one: the caller may be a program of Hydra itself."""
+    with _ONE_AT_A_TIME:
+        state = Singleton.get_state()
+        GlobalHydra.instance().clear()
+        try:
+            yield
+        finally:
+            Singleton.set_state(state)
