@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
+from mnist_cnn.commands import compare, doctor, evaluate, explain, export, import_keras, models, page, predict, train
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
     "evaluate": evaluate,
+    "compare": compare,
     "predict": predict,
     "explain": explain,
     "page": page,
@@ -28,6 +29,7 @@ train a network
 
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
+  compare       say whether networks differ, and how sure that is
   predict       say which digit or number a picture shows
   explain       show how a network reads a picture, on an HTML page
   page          write an HTML file to draw on, with the network inside

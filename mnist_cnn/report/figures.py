@@ -20,16 +20,16 @@ LEAST_CERTAIN = 25
 SAMPLES = 50
 # A confusion matrix names no more classes than this; of more, it names some, and shows no counts.
 _NAMED = 60
-_INCHES = 5  # the width of a figure
+INCHES = 5  # the width of a figure
 
-_BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9730d", "#9aa7b5"
+BLUE, ORANGE, GREY = "#1f5fa8", "#d9730d", "#9aa7b5"
 
 
 def curves(history: Sequence[EpochRow], what: str) -> Figure:
     """`accuracy` or `loss` by epoch, for training and validation."""
-    figure = Figure(figsize=(_INCHES, 3.4), layout="constrained")
+    figure = Figure(figsize=(INCHES, 3.4), layout="constrained")
     axes = figure.subplots()
-    for part, colour, label in (("train", _BLUE, "training"), ("val", _ORANGE, "validation")):
+    for part, colour, label in (("train", BLUE, "training"), ("val", ORANGE, "validation")):
         points = [(row["epoch"], row[f"{part}/{what}"]) for row in history if f"{part}/{what}" in row]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, label=label)
@@ -52,7 +52,7 @@ def confusion_width(classes: int) -> float:
 def confusion_matrix(evaluation: Evaluation) -> Figure:
     """Counts by true class (row) and predicted class (column); the colour is the count's share of its row."""
     names = [_short(name, 20) for name in evaluation.classes]
-    side = _INCHES * confusion_width(len(names))
+    side = INCHES * confusion_width(len(names))
     figure = Figure(figsize=(side, side - 0.1), layout="constrained")
     axes = figure.subplots()
     counts = evaluation.confusion
@@ -72,18 +72,18 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 def reliability(evaluation: Evaluation) -> Figure:
     """How often answers of each probability are right, against the diagonal, above their number."""
-    figure = Figure(figsize=(_INCHES, 4.2))
+    figure = Figure(figsize=(INCHES, 4.2))
     share, count = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     figure.subplots_adjust(left=0.16, right=0.96, top=0.97, bottom=0.12)  # a layout engine would draw it twice
     bins = evaluation.confidence_bins
     total, _, right = torch.cat([bins[:14], bins[14:].sum(0, keepdim=True)]).unbind(1)  # the last has exactly 1 too
     there = total > 0
     middle = ((torch.arange(15) + 0.5) / 15)[there].numpy()
-    share.bar(middle, (right / total)[there].numpy(), 1 / 15, color=_BLUE, edgecolor="white")
-    share.plot([0, 1], [0, 1], color=_ORANGE, linestyle="--")
+    share.bar(middle, (right / total)[there].numpy(), 1 / 15, color=BLUE, edgecolor="white")
+    share.plot([0, 1], [0, 1], color=ORANGE, linestyle="--")
     share.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="right")
     share.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    count.bar(middle, total[there].numpy(), 1 / 15, color=_GREY, edgecolor="white")
+    count.bar(middle, total[there].numpy(), 1 / 15, color=GREY, edgecolor="white")
     for x, number in zip(middle, total[there].int().tolist(), strict=True):
         count.text(x, number, f"{number}", ha="center", va="bottom", fontsize=7)
     count.set(yscale="log", ylim=(0.7, 8 * float(total.max())), xlabel="probability of the answer", ylabel="images")
@@ -101,6 +101,12 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     return gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
+def wrong_answers(evaluation: Evaluation, images: Images, indices: Tensor) -> Figure:
+    """The misclassified images at these indices: true class → predicted class."""
+    titles = [_taken_for(answer, evaluation.classes) for answer in evaluation.answers(indices)]
+    return gallery(images.images[indices], titles, columns=5)
+
+
 def least_certain(evaluation: Evaluation, images: Images) -> Figure:
     """The least certain answers with their probability: a tick if it is right, else true class → answer in orange."""
     answers = evaluation.least_certain(LEAST_CERTAIN)
@@ -109,7 +115,7 @@ def least_certain(evaluation: Evaluation, images: Images) -> Figure:
         right = answer.true == answer.predicted
         says = f"{_short(answer.true)} ✓" if right else _taken_for(answer, evaluation.classes)
         titles.append(f"{says}\n{answer.probability:.1%}")
-        colours.append("black" if right else _ORANGE)
+        colours.append("black" if right else ORANGE)
     return gallery(images.images[[answer.index for answer in answers]], titles, columns=5, colours=colours)
 
 
@@ -126,7 +132,7 @@ def gallery(images: Tensor, titles: Sequence[str], columns: int, colours: Sequen
     text = 0.24 * columns / 5 * width * (1 + max((title.count("\n") for title in titles), default=0))
     cell, gap = int(height + text), width // 7  # in pixels of the images
     canvas = images.new_full((rows * cell, columns * (width + gap), channels), 0 if channels == 1 else 255)
-    figure = Figure(figsize=(_INCHES, _INCHES * canvas.shape[0] / canvas.shape[1]))
+    figure = Figure(figsize=(INCHES, INCHES * canvas.shape[0] / canvas.shape[1]))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for index, (image, title) in enumerate(zip(images, titles, strict=True)):
