@@ -18,16 +18,16 @@ MAX_IMAGES = 25  # shown of those that only one network classifies correctly
 
 _STYLE = """
 .answer { background: var(--card); border-left: .4rem solid var(--accent); padding: .6rem 1rem; margin: 1rem 0; }
-h2, td, th, .answer, li { overflow-wrap: anywhere; }
-.members td { text-align: left; }
-.members th { text-align: left; }
+h2, .answer, li { overflow-wrap: anywhere; }
+td { white-space: nowrap; }
+.members th, .members td { text-align: left; }
 """
 
 
 def page(comparison: Comparison, images: Images) -> str:
     """The results and figures; `images` are those that all sides were evaluated on."""
     result = comparison.sides[0].results[0]
-    names = " and ".join(one_line(side.name, 60) for side in comparison.sides)
+    *names, last = (one_line(side.name, 60) for side in comparison.sides)
     single = len(comparison.sides[0].results) == 1
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in comparison.notes)
     body = [
@@ -37,15 +37,18 @@ def page(comparison: Comparison, images: Images) -> str:
         *(_changes(each, images) for each in comparison.differences if single),
         "" if single else _runs(comparison.sides),
     ]
-    return document.document(f"{names} on {result.dataset}", "\n".join(body), _STYLE)
+    return document.document(f"{', '.join(names)} and {last} on {result.dataset}", "\n".join(body), _STYLE)
 
 
 def _changes(difference: Difference, images: Images) -> str:
     """Which images only one of two networks classifies correctly."""
     one, other = (html.escape(side.name) for side in (difference.one, difference.other))
     changed = by_class(difference)
-    tables = _table(contingency(difference)) + (f"<h2>By class</h2>{_table(changed)}" if changed else "")
-    return f"""<section><h2>{one} and {other}, image by image</h2>{tables}</section>
+    classes = f"<section><h2>By class</h2>{_table(changed)}</section>" if changed else ""
+    return f"""<div class="pair">
+<section><h2>{one} and {other}, image by image</h2>{_table(contingency(difference))}</section>
+{classes}
+</div>
 <div class="pair">
 {_gallery(difference.other, difference.one, difference.only_other, images)}
 {_gallery(difference.one, difference.other, difference.only_one, images)}
@@ -57,9 +60,7 @@ def _gallery(right: EvaluatedSide, wrong: EvaluatedSide, indices: Tensor, images
     if not len(indices):
         return f"<section>{heading}<p>No image.</p></section>"
     figure = figures.wrong_answers(wrong.results[0], images, indices[:MAX_IMAGES])
-    count = (
-        f"The first {MAX_IMAGES} of {len(indices):,} images" if len(indices) > MAX_IMAGES else f"{len(indices)} images"
-    )
+    count = f"The first {MAX_IMAGES} of {len(indices):,}" if len(indices) > MAX_IMAGES else f"All {len(indices)}"
     kind = "" if images.images.shape[1] == 3 else "drawn"
     shown = document.image(figures.png(figure), f"images that only {right.name} classifies correctly", kind)
     return f"""<section>{heading}

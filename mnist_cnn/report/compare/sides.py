@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,9 +34,10 @@ class Member(NamedTuple):
     trained: TrainedNetwork
 
     @property
-    def seed(self) -> Any:
+    def seed(self) -> int | None:
         """None if it isn't known, as of an imported network."""
-        return self.trained.training.get("seed")
+        seed = self.trained.training.get("seed")
+        return seed if isinstance(seed, int) else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -103,18 +105,20 @@ def evaluate_sides(
     `load` gives the images for a network. ConfigError if they are not the same for all of them, which happens where
     runs have split off other images for validation.
     """
-    evaluated, first = list[EvaluatedSide](), None
+    evaluated, first, source = list[EvaluatedSide](), None, None
     with tqdm(total=sum(len(side.members) for side in sides), desc="evaluating", leave=False, disable=None) as bar:
         for side in sides:
             results = []
             for member in side.members:
-                images = load(member.trained)
-                first = first or images
-                if not _same(images, first):
-                    raise ConfigError(
-                        f"{one_line(member.name)}: its {split} images are not those of {one_line(sides[0].name)}, so "
-                        "their results can't be compared; --split test takes the same ones for all."
-                    )
+                # The runs of a side mostly take the same images, which are then read once.
+                if source != (source := _source(member.trained)):
+                    images = load(member.trained)
+                    first = images if first is None else first
+                    if not _same(images, first):
+                        raise ConfigError(
+                            f"{one_line(member.name)}: its {split} images are not those of {one_line(sides[0].name)}, "
+                            "so their results can't be compared; --split test takes the same ones for all."
+                        )
                 try:
                     results.append(evaluate(member.trained, images, dataset, split))
                 except CheckpointError as error:
@@ -175,7 +179,19 @@ def _names(groups: Sequence[Sequence[str]]) -> list[str]:
         shared = ""
     if shared and all(os.path.relpath(word, shared) != "." for word in words):
         groups = [[os.path.relpath(word, shared) for word in group] for group in groups]
-    return [one_line(group[0] if len(group) == 1 else f"{group[0]} … {group[-1]}", 200) for group in groups]
+    names = [_in_common(group) for group in groups]
+    if len(set(names)) < len(names):
+        names = [group[0] if len(group) == 1 else f"{group[0]} … {group[-1]}" for group in groups]
+    return [one_line(name, 200) for name in names]
+
+
+def _in_common(names: Sequence[str]) -> str:
+    """`model-tiny` of `00_model-tiny_seed-0` and `01_model-tiny_seed-1`; else the first name and the last."""
+    if len(names) == 1:
+        return names[0]
+    first, *others = (re.split(r"[/\\_]", name) for name in names)
+    shared = "_".join(part for part in first if part and all(part in other for other in others))
+    return shared if re.search("[^\\W\\d_]", shared) else f"{names[0]} … {names[-1]}"
 
 
 def _check(sides: Sequence[Side]) -> None:
@@ -208,6 +224,12 @@ def _check(sides: Sequence[Side]) -> None:
             f"{one_line(single[0].name)} is a single run, which can't be compared with several: its spread over seeds "
             "is not known. Give it more seeds, or compare one run with one."
         )
+
+
+def _source(trained: TrainedNetwork) -> tuple[object, ...]:
+    """What decides which images a network is evaluated on, and what is said of them."""
+    size, data = trained.preprocessing.size, trained.training.get("data")
+    return trained.network.input_shape, size, trained.classes, trained.dataset, trained.split, data
 
 
 def _shown(classes: Sequence[str]) -> str:
