@@ -7,13 +7,14 @@ from typing import NoReturn
 
 from mnist_cnn import __version__
 from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
-from mnist_cnn.commands.runs import leaderboard, search
+from mnist_cnn.commands.runs import compare, leaderboard, search
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
     "search": search,
     "leaderboard": leaderboard,
+    "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
@@ -32,6 +33,7 @@ train a network
 
 compare runs
   leaderboard   make one table from the folders of runs or sweeps
+  compare       say whether networks or settings differ, and how sure that is
 
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
