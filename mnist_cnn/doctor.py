@@ -31,7 +31,8 @@ Facts = dict[str, str | int | bool]
 
 # What each distribution is imported as. torch comes before those that need it: where it is broken, they are too.
 _PACKAGES = {
-    "numpy": "numpy", "scipy": "scipy", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "pillow": "PIL.Image",
+    "numpy": "numpy", "scipy": "scipy", "scikit-learn": "sklearn", "statsmodels": "statsmodels",
+    "matplotlib": "matplotlib", "pillow": "PIL.Image",
     "h5py": "h5py", "pyyaml": "yaml", "omegaconf": "omegaconf", "hydra-core": "hydra", "msgspec": "msgspec",
     "filelock": "filelock", "tqdm": "tqdm", "mlxtend": "mlxtend",
     "torch": "torch", "torchvision": "torchvision", "torchmetrics": "torchmetrics", "lightning": "lightning.pytorch",
