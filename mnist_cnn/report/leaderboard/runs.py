@@ -40,6 +40,7 @@ class Metrics(msgspec.Struct, frozen=True):
     test_accuracy: Share = msgspec.field(name="test/accuracy")
     fit_seconds: Positive
     best_epoch: Count | None = None
+    val_images: Count | None = msgspec.field(name="val/images", default=None)
     val_accuracy: Share | None = msgspec.field(name="val/accuracy", default=None)
     val_loss: Positive | None = msgspec.field(name="val/loss", default=None)
     test_loss: Positive | None = msgspec.field(name="test/loss", default=None)
