@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_cnn import config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error
-from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, quoted
+from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, quoted, value_of
 from mnist_cnn.hydra_cli.compose import config_loader, of_a_run
 from mnist_cnn.hydra_cli.explain import explain
 from mnist_cnn.hydra_cli.record import repeated
@@ -103,7 +104,8 @@ def _run_sweep(
 ) -> int:
     """Run what is not finished of a sweep; 1 if any of its runs has failed."""
     with open_sweep(checked, conf) as sweep:
-        arguments = [*checked.settings, f"hydra.sweep.dir={quoted(str(sweep.folder))}", *checked.flags]
+        place = f"hydra.sweep.dir={quoted(str(sweep.folder))}"
+        arguments = [*checked.settings, *_jobs_at_once(checked.settings), place, *checked.flags]
         try:
             _run(_member_job(task, conf, checked, words, sweep), conf, arguments)
         except KeyboardInterrupt:
@@ -114,6 +116,20 @@ def _run_sweep(
         if finish and not sweep.is_empty():
             finish(sweep.folder)
         return _tell(sweep.failures())
+
+
+def _jobs_at_once(settings: Sequence[str]) -> list[str]:
+    """How many runs joblib starts at once, unless the settings say so: one for each processor, and not always ten.
+
+    It shares the processors out: each run has as many threads as there are processors for it.
+    """
+    if value_of(settings, "hydra/launcher") != "joblib" or value_of(settings, "hydra.launcher.n_jobs"):
+        return []
+    from mnist_cnn import machine  # which imports torch
+
+    # It looks for leaks, and takes what the libraries have allocated for one; the worker is only started anew.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+    return [f"hydra.launcher.n_jobs={machine.processors()}"]
 
 
 def _tell(failures: Sequence[str]) -> int:
