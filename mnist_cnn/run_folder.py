@@ -20,6 +20,7 @@ from mnist_cnn import machine
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError, OutputError, one_line
 from mnist_cnn.files import remove_parts, write_file
+from mnist_cnn.processes import is_first_process
 
 
 @contextmanager
@@ -129,12 +130,6 @@ def finished(folder: Path) -> dict[str, Any] | None:
 def has_checkpoint(folder: Path) -> bool:
     """Whether there is anything in a run's folder to go on from, or to evaluate."""
     return any((folder / "checkpoints" / name).exists() for name in ("best.ckpt", "last.ckpt"))
-
-
-def is_first_process() -> bool:
-    """Whether this process writes and prints for the run: it has rank 0, or there is no other."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
-    return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
 def sweeping() -> bool:

@@ -109,11 +109,12 @@ class MNISTDataModule(pl.LightningDataModule):
         world, rank = self._world()
         order: Sampler[int] = DistributedSampler(
             self.train,  # type: ignore[arg-type]  # only its length is used
-            world, rank, shuffle=True, seed=self.seed * _EPOCHS_PER_SEED,
+            1, 0, shuffle=True, seed=self.seed * _EPOCHS_PER_SEED,
         )  # fmt: skip
         if self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set by a connector
             order = SequentialSampler(self.train)  # the same few batches in every epoch
-        return self._batches(self.train, order, self.config.batch_size * self.batches_at_once, self._augmenter())
+        plan = Shares(order, self.config.batch_size * self.batches_at_once, world, rank)
+        return self._batches(self.train, plan, self._augmenter())
 
     def val_dataloader(self) -> "Batches":
         return self._evaluation_batches(self.val)
@@ -145,16 +146,39 @@ class MNISTDataModule(pl.LightningDataModule):
     def _evaluation_batches(self, images: Images) -> "Batches":
         world, rank = self._world()
         # No DistributedSampler here: it would repeat images to make the processes' shares equal.
-        return self._batches(images, range(rank, len(images), world), self.config.eval_batch_size)
+        plan = BatchSampler(range(rank, len(images), world), self.config.eval_batch_size, drop_last=False)
+        return self._batches(images, plan)
 
-    def _batches(
-        self, images: Images, order: Sampler[int] | range, size: int, augment: Augmentation | None = None
-    ) -> "Batches":
+    def _batches(self, images: Images, plan: BatchSampler, augment: Augmentation | None = None) -> "Batches":
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return Batches(images, BatchSampler(order, size, drop_last=False), device, augment)
+        return Batches(images, plan, device, augment)
 
     def _world(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+
+class Shares(BatchSampler):
+    """What one of several processes takes of each batch, of `size` images a process, in the order of one process.
+
+    All processes take every step together. Where the last batch has fewer images than there are processes, those that
+    get none take its first image, which then counts for nothing.
+    """
+
+    def __init__(self, order: Sampler[int], size: int, world: int, rank: int) -> None:
+        super().__init__(order, size * world, drop_last=False)
+        self._order, self._world, self._rank = order, world, rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in super().__iter__():
+            yield batch[self._rank :: self._world] or batch[:1]
+
+    def weight(self, index: int) -> float:
+        """How much the mean over this process's part of a batch counts in the mean over all processes.
+
+        It is 1 where all parts have as many images.
+        """
+        images = min(self.batch_size, len(self._order) - index * self.batch_size)  # type: ignore[arg-type]  # these have one
+        return len(range(self._rank, images, self._world)) * self._world / images
 
 
 class Batches:

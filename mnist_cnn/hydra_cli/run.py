@@ -24,12 +24,9 @@ from mnist_cnn.hydra_cli.compose import config_loader, of_a_run
 from mnist_cnn.hydra_cli.explain import explain
 from mnist_cnn.hydra_cli.record import repeated
 from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep
+from mnist_cnn.processes import check_environment
 from mnist_cnn.run_folder import finished
 from mnist_cnn.terminal import allow_any_text, failed, train_command
-
-# Variables that tell a process which of several it is, and how many there are; torchrun, SLURM and Lightning set them.
-RANKS = {"RANK": "WORLD_SIZE", "LOCAL_RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
-COUNTS = ("NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "SLURM_LOCALID", "SLURM_NODEID", "JSM_NAMESPACE_RANK")
 
 
 def run_hydra(
@@ -50,7 +47,7 @@ def run_hydra(
     tracebacks = os.environ.get("HYDRA_FULL_ERROR") == "1"
     raised: list[Exception] = []  # by the task, not by Hydra
     try:
-        _check_environment()
+        check_environment()
         checked = checked_arguments(repeated(arguments), conf)
         if checked.is_sweep:
             return _run_sweep(task, conf, checked, words, finish_sweep)
@@ -179,26 +176,6 @@ def _of_this_run(composed: DictConfig, conf: Path, checked: Arguments) -> DictCo
     settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
     loader = config_loader(conf, checked.config_dir)
     return of_a_run(composed, settings, hydras.runtime.choices.get("model"), loader)
-
-
-def _check_environment() -> None:
-    """Raise ConfigError for environment variables that describe processes that can't exist."""
-    environment = {name: os.environ[name] for name in (*RANKS, *RANKS.values(), *COUNTS) if os.environ.get(name)}
-    for name, value in environment.items():
-        if not (value.isascii() and value.isdecimal()):
-            raise ConfigError(f"{config.written(name, value)} in the environment: it must be a whole number; unset it.")
-    for rank, count in RANKS.items():
-        processes = environment.get(count, "1")
-        if rank in environment and int(environment[rank]) >= int(processes):
-            raise ConfigError(
-                f"{rank}={environment[rank]} in the environment: {count} is {processes}, so there is no such process; "
-                "unset it."
-            )
-    if "SLURM_NTASKS" in environment and not {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID"} <= set(environment):
-        raise ConfigError(
-            f"SLURM_NTASKS={environment['SLURM_NTASKS']} in the environment: not the whole environment of a SLURM job; "
-            "start the program with srun, or unset it."
-        )
 
 
 @contextmanager

@@ -23,9 +23,11 @@ from mnist_cnn.data.download import mirror_address
 from mnist_cnn.data.sources import OWN, SOURCES
 from mnist_cnn.errors import ConfigError, did_you_mean, flat, one_line
 from mnist_cnn.inference import checkpoint
-from mnist_cnn.run_folder import check_run_dir, is_first_process, sweeping
+from mnist_cnn.processes import is_first_process, started
+from mnist_cnn.run_folder import check_run_dir, sweeping
 from mnist_cnn.training.callbacks import METRICS, BestAndLast
 from mnist_cnn.training.targets import check, check_type
+from mnist_cnn.training.trainer import processes_of
 
 T = TypeVar("T")
 
@@ -145,6 +147,7 @@ def _check_length(key: str, path: str) -> None:
 def _try_trainer(config: TrainerConfig) -> None:
     """Raise ConfigError for what only Lightning knows: whether the arguments and the environment go together."""
     arguments = asdict(config)
+    arguments |= arguments.pop("extra") | processes_of(config)
     del arguments["compile"]
     log = logging.getLogger("lightning.pytorch")
     level = log.level
@@ -152,17 +155,28 @@ def _try_trainer(config: TrainerConfig) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the run's own Trainer gives them again
-            trainer = Trainer(**arguments | arguments.pop("extra"), logger=False, enable_checkpointing=False)
+            trainer = Trainer(**arguments, logger=False, enable_checkpointing=False)
     except Exception as error:  # Lightning raises various errors for arguments that it can't use
         raise ConfigError(f"trainer: {one_line(flat(error))}") from error
     finally:
         log.setLevel(level)
     if trainer.world_size > 1 and sweeping():
         raise ConfigError("trainer: several processes can't share a sweep (-m); start one run after another.")
+    launched, devices = started(), written("trainer.devices", config.devices)
+    if launched and trainer.world_size == 1 < launched.all:
+        raise ConfigError(
+            f"{devices}: {launched.by} has started {launched.all} processes, and this run is one; add trainer=ddp, so "
+            "that they train one network together."
+        )
+    if launched and trainer.world_size > 1 and (trainer.num_devices, trainer.num_nodes) != launched[1:]:
+        raise ConfigError(
+            f"{devices}: {launched.by} has started {launched.here} processes on each of {launched.machines} machines; "
+            "leave out trainer.devices and trainer.num_nodes."
+        )
     if trainer.world_size == 1 and not is_first_process():
         raise ConfigError(
-            f"{written('trainer.devices', config.devices)}: the environment says that this is not the first of several "
-            "processes; unset RANK, LOCAL_RANK and SLURM_PROCID."
+            f"{devices}: the environment says that this is not the first of several processes; unset RANK, LOCAL_RANK, "
+            "NODE_RANK and SLURM_PROCID."
         )
 
 

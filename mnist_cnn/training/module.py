@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from mnist_cnn.data.datamodule import Batch
+from mnist_cnn.data.datamodule import Batch, Batches, Shares
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.network import Network
 from mnist_cnn.training.loss import TrainingLoss
@@ -77,9 +77,11 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, loss = self.logits_and_training_loss(batch)
-        self._add("train", loss, logits, batch[1])
+        weight = self._weight(batch_idx)
+        if weight:
+            self._add("train", loss, logits, batch[1])
         self._log_means("train")
-        return loss
+        return loss if weight == 1 else loss * weight
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, loss = self.logits_and_loss(batch)
@@ -142,6 +144,12 @@ class Classifier(pl.LightningModule):
         # One value for each image, not a weight: MeanMetric ignores weights where it does not look for NaN (1.9).
         self._metric(stage, "loss").update(loss.detach().expand(len(labels)))
         self._metric(stage, "accuracy").update(logits, labels)
+
+    def _weight(self, batch_idx: int) -> float:
+        """What this process's part of a training batch counts in the mean over processes, which DDP takes."""
+        batches = self.trainer.train_dataloader
+        plan = batches.batch_sampler if isinstance(batches, Batches) else None
+        return plan.weight(batch_idx) if isinstance(plan, Shares) else 1.0
 
     def _log_means(self, stage: str) -> None:
         """Have Lightning read the means at the end of the epoch.

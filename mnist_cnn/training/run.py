@@ -16,10 +16,11 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.inference.images import check_suits
 from mnist_cnn.network import build_network
+from mnist_cnn.processes import is_first_process
 from mnist_cnn.report.figures import SAMPLES
 from mnist_cnn.report.report import write_report
 from mnist_cnn.report.run import Run, resume_command
-from mnist_cnn.run_folder import is_first_process, open_run_dir
+from mnist_cnn.run_folder import open_run_dir
 from mnist_cnn.training.callbacks import History, StopRequest, callbacks_of
 from mnist_cnn.training.checks import check_machine, check_settings
 from mnist_cnn.training.optimizers import check_optimizer

@@ -1,6 +1,7 @@
 """Lightning's Trainer for a run, the module that it trains, and the training itself."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -13,13 +14,15 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mnist_cnn import machine, run_folder
-from mnist_cnn.config import RUN_DIR, Config
+from mnist_cnn.config import RUN_DIR, Config, TrainerConfig
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.data.sources import OWN, kind_of
 from mnist_cnn.errors import CheckpointError, ConfigError, DataError, as_user_error, flat, one_line
@@ -27,6 +30,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.images import change_of
 from mnist_cnn.network import Network
+from mnist_cnn.processes import started
 from mnist_cnn.training import fast_steps
 from mnist_cnn.training.callbacks import (
     BestAndLast,
@@ -154,24 +158,39 @@ def _trainer(config: Config, callbacks: list[Callback], loggers: list[Logger], r
     try:
         return pl.Trainer(
             accelerator=config.trainer.accelerator,
-            devices=config.trainer.devices,
             strategy=config.trainer.strategy,
             precision=config.trainer.precision,  # type: ignore[arg-type]  # a Literal there, checked by config here
             max_epochs=config.trainer.max_epochs,
             deterministic=config.trainer.deterministic,
             callbacks=callbacks,
             logger=loggers or False,
-            plugins=[WholeCheckpoints()],
             default_root_dir=run_dir.absolute(),
             num_sanity_val_steps=0,
             limit_val_batches=None if config.data.val_fraction else 0,
             enable_model_summary=False,  # train.py prints one that says more
             enable_progress_bar=False,  # callbacks.Progress is one
             use_distributed_sampler=False,  # the data module shares the images out itself
-            **config.trainer.extra,
+            **config.trainer.extra | processes_of(config.trainer),
         )
     except Exception as error:  # Lightning raises various errors for arguments that it can't use
         raise ConfigError(f"trainer: {flat(error)}") from error
+
+
+def processes_of(config: TrainerConfig) -> dict[str, Any]:
+    """The Trainer's arguments that say how many processes train together, and who starts them."""
+    launched = started()
+    counts = {"devices": config.devices}
+    if launched and config.strategy == "ddp" and config.devices == "auto":
+        counts = {"devices": launched.here, "num_nodes": launched.machines}
+    plugins: list[Any] = [WholeCheckpoints()]
+    # Lightning would take every process of a SLURM job for one that srun has started, and on a signal start the job
+    # again by itself, from a checkpoint of its own.
+    if launched and launched.by == "srun" and launched.all > 1:
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(launched.here))  # which srun sets only if it was asked for
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    elif "SLURM_NTASKS" in os.environ and not (launched and launched.by == "torchrun"):
+        plugins.append(LightningEnvironment())
+    return {**counts, "plugins": plugins}
 
 
 def _make_all(targets: dict[str, Any], group: str, kind: type[T], run_dir: Path) -> list[T]:
@@ -203,5 +222,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     # Lightning expects a data loader to begin a resumed epoch again; ours continues with the next batch (EpochState).
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch ended.*")
+    # It is in the way on every machine of a cluster; processes.py checks how a run was started.
+    warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not used.*")
     # Fewer steps than log_every_n_steps: metrics are logged by epoch.
     warnings.filterwarnings("ignore", ".*number of training batches .* is smaller than the logging interval.*")

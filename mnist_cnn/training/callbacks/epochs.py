@@ -157,7 +157,7 @@ class Progress(Callback):
         self._draw(trainer, 0)
 
     def _draw(self, trainer: pl.Trainer, taken: int) -> None:
-        """Draw a bar over the images that this process trains on in this epoch, after so many batches of them."""
+        """Draw a bar over the training images of this epoch, after so many batches of them."""
         if not trainer.is_global_zero or not (sys.stderr.isatty() or _in_notebook()):
             return
         plan = _train_batches(trainer).batch_sampler
@@ -180,7 +180,7 @@ class Progress(Callback):
             accuracy = float(metric.tp / (metric.tp + metric.fn))  # `compute` would wait for other processes
             self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", accuracy=f"{accuracy:.2%}", refresh=False)
             self._read = time.monotonic()
-        self._bar.update(len(batch[1]))
+        self._bar.update(len(batch[1]) * trainer.world_size)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove the bar; the epoch's line takes its place."""

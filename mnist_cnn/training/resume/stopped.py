@@ -14,7 +14,7 @@ from mnist_cnn.errors import CheckpointError, ConfigError, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.network.build import with_class_count
-from mnist_cnn.run_folder import is_first_process
+from mnist_cnn.processes import is_first_process
 from mnist_cnn.training.optimizers import build_optimizer
 
 # Values in the groups of an optimiser's state that settings don't decide: KerasAdam moves eps, precision decides fused.
