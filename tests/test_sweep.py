@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra.core.plugins import Plugins
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from mnist_cnn.config import to_config
 from mnist_cnn.errors import DataError
 from mnist_cnn.hydra_cli.run import run_hydra
+from mnist_cnn.machine import processors
 from mnist_cnn.run_folder import lock
-from tests.conftest import CONF, train_command
+from tests.conftest import CONF, ROOT, assert_equal_runs, run_process, train_command
 
 SETTINGS = ("model=tiny", "debug=smoke", "trainer=cpu")
 
@@ -136,6 +140,28 @@ def test_a_launcher_with_processes_of_its_own_has_every_error_told(
     assert capsys.readouterr().err.endswith(
         "error: 2 runs of the sweep failed:\n  run 0 (seed=1): no images\n  run 1 (seed=2): no images\n"
     )
+
+
+def test_runs_side_by_side_share_the_processors_and_end_as_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.delenv("OMP_NUM_THREADS")  # joblib gives each of its processes a share, unless the user has
+    threads = "+callbacks.threads._target_=tests.test_sweep.Threads"
+    settings = ("model=mlp", "data=digits", "trainer=cpu", "trainer.max_epochs=1", "seed=0,1", threads)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    outcome = run_process("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *settings, "run_dir=beside")
+    assert outcome.status == 0, outcome.err
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(1, processors() // 2)))
+    assert run_process("-m", *settings, "run_dir=after").status == 0
+    for name in ("00_seed-0", "01_seed-1"):
+        assert_equal_runs(Path("beside", name), Path("after", name))
+        assert Path("beside", name, "threads").read_text() == Path("after", name, "threads").read_text()
+
+
+class Threads(Callback):
+    """Notes how many threads the training has."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Path(trainer.default_root_dir, "threads").write_text(str(torch.get_num_threads()))
 
 
 def finish(composed: DictConfig) -> float:

@@ -21,11 +21,11 @@ OPEN = (*TARGETS, "trainer", "model.layers")
 # The packages that add options to Hydra's own groups.
 PLUGINS = {
     "hydra/launcher": {
-        "joblib": "hydra-joblib-launcher",
+        "joblib": "'mnist-cnn[joblib]'",
         "ray": "hydra-ray-launcher",
         "rq": "hydra-rq-launcher",
-        "submitit_local": "hydra-submitit-launcher",
-        "submitit_slurm": "hydra-submitit-launcher",
+        "submitit_local": "'mnist-cnn[slurm]'",
+        "submitit_slurm": "'mnist-cnn[slurm]'",
     },
     "hydra/sweeper": {
         "ax": "hydra-ax-sweeper",
