@@ -216,9 +216,9 @@ def test_a_run_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("seed=1,2",), "(seed=1,2,3; here: seed=1,2)"),
-        (("seed=1,2,3", "optimizer.lr=0.1"), "here: optimizer.lr=0.1"),
-        (("seed=3,2,1",), "seed=3,2,1"),
+        (("seed=1,2",), "was begun with seed=1,2,3, without seed=1,2"),
+        (("seed=1,2,3", "optimizer.lr=0.1"), "was begun without optimizer.lr=0.1"),
+        (("seed=3,2,1",), "with seed=1,2,3, without seed=3,2,1"),
         (("model=tiny,mlp",), "model=tiny,mlp"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_sweep_does_not_go_on_with_files_of_conf_that_have_changed(
 
 def test_the_place_and_the_machine_of_a_sweep_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(finish, monkeypatch, "seed=1,2") == 0
-    assert sweep(finish, monkeypatch, "data.root=elsewhere", "seed=1,2", "logger=none") == 0
+    assert sweep(finish, monkeypatch, "data.root=elsewhere", "trainer=cpu", "seed=1,2", "logger=none") == 0
     Path("sweep").rename("moved")
     assert run_hydra(finish, CONF, ["-m", "resume_sweep=moved"]) == 0
 
@@ -303,3 +303,38 @@ def test_the_folders_of_a_sweep_need_no_quotes_and_are_resumed_as_printed() -> N
     for setting in (f"resume=a sweep/{names[0]}", f"resume='a sweep/{names[1]}'"):
         resumed = train_command(setting, "trainer.max_epochs=2")
         assert resumed.status == 0, resumed.err
+
+
+def test_a_bug_in_the_leaderboard_keeps_its_traceback_and_hides_no_failed_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(composed: DictConfig) -> float:
+        if composed.seed == 2:
+            raise DataError("no images")
+        return finish(composed)
+
+    def leaderboard(folder: Path) -> int:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        run_hydra(task, CONF, ["-m", "run_dir=sweep", "seed=1,2"], (), leaderboard)
+    assert "run 1 (seed=2): no images" in capsys.readouterr().err
+
+
+def test_a_sweep_does_not_go_on_with_other_pictures_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(finish, monkeypatch, "data=npz", "data.file=a.npz", "seed=1,2") == 0
+    assert sweep(finish, monkeypatch, "data=npz", "data.file=b.npz", "seed=1,2") == 2
+    assert "was begun with data.file=a.npz, without data.file=b.npz" in capsys.readouterr().err
+
+
+def test_a_run_of_a_strangers_sweep_does_not_write_where_a_link_leads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(finish, monkeypatch, "seed=1,2") == 0
+    Path("sweep/00_seed-1/config.yaml").unlink()
+    Path("sweep/00_seed-1/metrics.json").unlink()
+    Path("sweep/00_seed-1/metrics.csv").symlink_to("/etc/passwd")
+    assert sweep(finish, monkeypatch, "seed=1,2") == 2
+    assert "metrics.csv is a link" in capsys.readouterr().err

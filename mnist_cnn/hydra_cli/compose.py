@@ -39,11 +39,11 @@ def runs_of(arguments: Arguments, loader: ConfigLoader) -> list[list[str]]:
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(arguments.settings)
     if any(override.key_or_group == "hydra/sweeper" and override.value() != "basic" for override in overrides):
         return []
-    (runs,) = BasicSweeper.split_arguments([one for one in overrides if not is_hydras(one)], None)
+    (runs,) = BasicSweeper.split_arguments([one for one in overrides if not is_hydra_setting(one)], None)
     return runs
 
 
-def is_hydras(override: Override) -> bool:
+def is_hydra_setting(override: Override) -> bool:
     """Whether a setting says how Hydra works, such as which launcher starts the runs, and nothing about a run."""
     return override.key_or_group.startswith(("hydra.", "hydra/"))
 
@@ -53,10 +53,10 @@ def compose_run(loader: ConfigLoader, settings: Sequence[str]) -> DictConfig:
     composed = loader.load_configuration("config", list(settings), RunMode.RUN)
     with open_dict(composed):
         chosen = composed.pop("hydra").runtime.choices.get("model")
-    return named(composed, keys_of(settings), chosen, loader)
+    return with_model_name(composed, keys_of(settings), chosen, loader)
 
 
-def named(composed: DictConfig, keys: Collection[str], model: str | None, loader: ConfigLoader) -> DictConfig:
+def with_model_name(composed: DictConfig, keys: Collection[str], model: str | None, loader: ConfigLoader) -> DictConfig:
     """The configuration, in which a network that is not that of the chosen file any more is called `custom`.
 
     `model` is the chosen option of that group; None if it was taken out, which is refused when values are checked.
@@ -69,11 +69,13 @@ def named(composed: DictConfig, keys: Collection[str], model: str | None, loader
     return composed
 
 
-def of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None, loader: ConfigLoader) -> DictConfig:
+def new_or_resumed(
+    composed: DictConfig, settings: Sequence[str], model: str | None, loader: ConfigLoader
+) -> DictConfig:
     """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
     if composed.resume:
         with quick_imports():
             from mnist_cnn.training.resume.settings import resumed
 
         return resumed(composed, keys_of(settings))
-    return named(composed, keys_of(settings), model, loader)
+    return with_model_name(composed, keys_of(settings), model, loader)

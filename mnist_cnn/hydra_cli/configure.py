@@ -19,7 +19,7 @@ from mnist_cnn import config
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError
 from mnist_cnn.hydra_cli.arguments import checked_arguments
-from mnist_cnn.hydra_cli.compose import CONF, of_a_run
+from mnist_cnn.hydra_cli.compose import CONF, new_or_resumed
 from mnist_cnn.hydra_cli.explain import explain
 
 _ONE_AT_A_TIME = threading.Lock()  # for Hydra's global state
@@ -39,7 +39,7 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
             composed = compose("config", checked, return_hydra_config=True)
             with open_dict(composed):
                 chosen = composed.pop("hydra").runtime.choices.get("model")
-            composed = of_a_run(composed, checked, chosen, GlobalHydra.instance().config_loader())
+            composed = new_or_resumed(composed, checked, chosen, GlobalHydra.instance().config_loader())
     return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
 
 

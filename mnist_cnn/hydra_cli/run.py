@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_cnn import config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error
 from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, quoted, value_of
-from mnist_cnn.hydra_cli.compose import config_loader, of_a_run
+from mnist_cnn.hydra_cli.compose import config_loader, new_or_resumed
 from mnist_cnn.hydra_cli.explain import explain
 from mnist_cnn.hydra_cli.record import repeated
 from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep
@@ -34,12 +34,13 @@ def run_hydra(
     conf: Path,
     arguments: Sequence[str],
     words: Sequence[str] = (),
-    finish_sweep: Callable[[Path], None] | None = None,
+    finish_sweep: Callable[[Path], int] | None = None,
 ) -> int:
     """Compose what `arguments` ask for from the folder `conf`, hand it to `task`, and return the exit status.
 
     While `task` runs, `sys.argv` has `words` and the settings of the run, because Lightning starts further processes
-    with it. When a sweep ends, `finish_sweep` gets its folder, unless no run has left anything in it.
+    with it. When a sweep ends, `finish_sweep` gets its folder, unless no run has left anything in it, and returns an
+    exit status.
     HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
     allow_any_text()
@@ -49,9 +50,10 @@ def run_hydra(
     try:
         check_environment()
         checked = checked_arguments(repeated(arguments), conf)
-        if checked.is_sweep:
-            return _run_sweep(task, conf, checked, words, finish_sweep)
-        _run(_job(task, conf, checked, words, raised), conf, checked.words)
+        if not checked.is_sweep:
+            _run(_job(task, conf, checked, words, raised), conf, checked.words)
+            return 0
+        folder, failures = _run_sweep(task, conf, checked, words)
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
         return int(getattr(stop, "exit_status", Interrupted().exit_status))
@@ -60,7 +62,11 @@ def run_hydra(
             raise
         told = error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:]))
         return failed(str(told), told.exit_status)
-    return 0
+    try:
+        status = finish_sweep(folder) if finish_sweep and folder.exists() else 0
+    finally:
+        _report_failures(failures)
+    return 1 if failures else status
 
 
 def _run(job: Callable[[DictConfig], Any], conf: Path, arguments: Sequence[str]) -> None:
@@ -93,26 +99,20 @@ def _job(
 
 
 def _run_sweep(
-    task: Callable[[DictConfig], Any],
-    conf: Path,
-    checked: Arguments,
-    words: Sequence[str],
-    finish: Callable[[Path], None] | None,
-) -> int:
-    """Run what is not finished of a sweep; 1 if any of its runs has failed."""
+    task: Callable[[DictConfig], Any], conf: Path, checked: Arguments, words: Sequence[str]
+) -> tuple[Path, list[str]]:
+    """Run what is not finished of a sweep; returns its folder, and a line for each run that has failed."""
     with open_sweep(checked, conf) as sweep:
         place = f"hydra.sweep.dir={quoted(str(sweep.folder))}"
         arguments = [*checked.settings, *_jobs_at_once(checked.settings), place, *checked.flags]
         try:
             _run(_member_job(task, conf, checked, words, sweep), conf, arguments)
-        except KeyboardInterrupt:
-            _tell(sweep.failures())
-            if not sweep.is_empty():
+        except BaseException as error:
+            _report_failures(sweep.failures())
+            if isinstance(error, KeyboardInterrupt) and sweep.runs and not sweep.is_empty():
                 print(f"continue with: {sweep.command()}", file=sys.stderr)
             raise
-        if finish and not sweep.is_empty():
-            finish(sweep.folder)
-        return _tell(sweep.failures())
+        return sweep.folder, sweep.failures()
 
 
 def _jobs_at_once(settings: Sequence[str]) -> list[str]:
@@ -129,12 +129,11 @@ def _jobs_at_once(settings: Sequence[str]) -> list[str]:
     return [f"hydra.launcher.n_jobs={machine.processors()}"]
 
 
-def _tell(failures: Sequence[str]) -> int:
-    """Print a line for each failed run of a sweep, and return the exit status."""
-    if not failures:
-        return 0
-    runs = "1 run of the sweep" if len(failures) == 1 else f"{len(failures)} runs of the sweep"
-    return failed("\n".join([f"{runs} failed:", *(f"  {line}" for line in failures)]))
+def _report_failures(failures: Sequence[str]) -> None:
+    """Print the lines of the failed runs of a sweep, below a heading."""
+    if failures:
+        runs = "1 run of the sweep" if len(failures) == 1 else f"{len(failures)} runs of the sweep"
+        failed("\n".join([f"{runs} failed:", *(f"  {line}" for line in failures)]))
 
 
 def _member_job(
@@ -144,12 +143,12 @@ def _member_job(
     asked, program = os.environ.get("HYDRA_FULL_ERROR"), sys.argv[0]
 
     def job(composed: DictConfig) -> Any:
-        hydras = HydraConfig.get()
-        settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
-        member = sweep.member(hydras.job.num, settings)
+        hydra_config = HydraConfig.get()
+        settings: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        member = sweep.member(hydra_config.job.num, settings)
         done = finished(member.folder)
         if done is not None:
-            print(f"{member.label}: finished before", file=sys.stderr)
+            print(f"{member.label}: already finished", file=sys.stderr)
             return done.get("val/accuracy")
         with _hydra_full_error(asked):
             print(f"\n{member.label}", file=sys.stderr)
@@ -172,10 +171,10 @@ def _member_job(
 
 def _of_this_run(composed: DictConfig, conf: Path, checked: Arguments) -> DictConfig:
     """The configuration of the run that Hydra has composed, new or resumed."""
-    hydras = HydraConfig.get()
-    settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
+    hydra_config = HydraConfig.get()
+    settings: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     loader = config_loader(conf, checked.config_dir)
-    return of_a_run(composed, settings, hydras.runtime.choices.get("model"), loader)
+    return new_or_resumed(composed, settings, hydra_config.runtime.choices.get("model"), loader)
 
 
 @contextmanager
