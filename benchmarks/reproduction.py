@@ -53,10 +53,12 @@ class Result(NamedTuple):
     seconds: float | None  # of seed 0 on a CPU
 
     @property
-    def one_run(self) -> tuple[float, float]:
-        """The 95 % prediction interval of one more run."""
+    def one_run(self) -> tuple[float, float] | None:
+        """The 95 % prediction interval of one more run; None if there is only one."""
         n, mean, std = summary(self.chosen)[:3]
-        half = t.ppf(0.975, n - 1) * (std or 0) * math.sqrt(1 + 1 / n) if n > 1 else math.inf
+        if std is None:
+            return None
+        half = t.ppf(0.975, n - 1) * std * math.sqrt(1 + 1 / n)
         return mean - half, mean + half
 
 
@@ -81,9 +83,9 @@ def result(folder: Path, recipe: str, seeds: int, root: str) -> Result | None:
 def verdict(found: Result, claim: Claim) -> str:
     """In a sentence, whether the claim is reproduced."""
     mean = summary(found.chosen)
-    low, high = found.one_run
-    if mean.low is None or mean.high is None:
+    if mean.low is None or mean.high is None or found.one_run is None:
         return f"One run gives {mean.mean:.2f} %; a verdict takes more seeds."
+    low, high = found.one_run
     average = f"{mean.mean:.2f} % on average (95 % interval {mean.low:.2f} to {mean.high:.2f})"
     if claim.accuracy is None:
         return f"No number is claimed; the recipe gives {average}."
@@ -135,9 +137,10 @@ def plot(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(7.2, 0.8 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
     for place, found in enumerate(results):
-        low, high = found.one_run
         mean, claim = summary(found.chosen), CLAIMS[found.recipe]
-        axes.barh(place, high - low, 0.5, low, color="#dbe6f3", label="what one run gives (95 %)")
+        if found.one_run:
+            low, high = found.one_run
+            axes.barh(place, high - low, 0.5, low, color="#dbe6f3", label="what one run gives (95 %)")
         axes.plot(found.chosen, [place] * len(found.chosen), "o", color="#1f5fa8", ms=4, alpha=0.6, label="each run")
         if mean.low is not None and mean.high is not None:
             half = mean.mean - mean.low
@@ -182,7 +185,7 @@ def main() -> int:
             {**found._asdict(), "one_run": found.one_run, "verdict": verdict(found, CLAIMS[found.recipe])}
             for found in results
         ]
-        options.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+        options.output.with_suffix(".json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         plot(results).savefig(options.output.with_suffix(".svg"), metadata={"Date": None})
     for failure in failures:
         print(failure, file=sys.stderr)
