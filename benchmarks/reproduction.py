@@ -48,7 +48,7 @@ class Result(NamedTuple):
 
     recipe: str
     chosen: list[float]  # of the epoch chosen on validation images
-    last: list[float]  # of the last epoch
+    last: list[float]  # of the last epoch, of the runs that still have its checkpoint
     loss: list[float]
     seconds: float | None  # of seed 0 on a CPU
 
@@ -74,7 +74,8 @@ def result(folder: Path, recipe: str, seeds: int, root: str) -> Result | None:
             continue
         chosen.append(100 * metrics["test/accuracy"])
         loss.append(metrics["test/loss"])
-        last.append(100 * mnist_cnn.load(run / "checkpoints" / "last.ckpt").evaluate(root=root).accuracy)
+        if (run / "checkpoints" / "last.ckpt").exists():  # somebody may have removed it, for its size
+            last.append(100 * mnist_cnn.load(run / "checkpoints" / "last.ckpt").evaluate(root=root).accuracy)
         if seed == 0 and metrics["accelerator"] == "cpu":
             seconds = metrics["fit_seconds"]
     return Result(recipe, chosen, last, loss, seconds) if chosen else None
@@ -107,23 +108,17 @@ def table(results: Sequence[Result]) -> str:
     ]
     for found in results:
         claim = CLAIMS[found.recipe]
-        figures = [
-            part
+        chosen, last = (
+            (spread(summary(values)), f"{min(values):.2f} – {max(values):.2f}") if values else ("–", "–")
             for values in (found.chosen, found.last)
-            for part in (spread(summary(values)), f"{min(values):.2f} – {max(values):.2f}")
-        ]
+        )
+        some = "" if len(found.last) == len(found.chosen) else f" ({len(found.last)} seeds)"
         loss = f"{summary(found.loss).mean:.4f}"
         seconds = "–" if found.seconds is None else f"{found.seconds:.1f}"
-        cells = [
-            f"`{found.recipe}`",
-            claim.words,
-            str(len(found.chosen)),
-            *figures,
-            loss,
-            seconds,
-            verdict(found, claim),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        start = f"| `{found.recipe}` | {claim.words} | {len(found.chosen)}"
+        lines.append(
+            f"{start} | {' | '.join((*chosen, last[0] + some, last[1], loss, seconds))} | {verdict(found, claim)} |"
+        )
     return "\n".join(lines)
 
 
