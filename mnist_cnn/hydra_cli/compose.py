@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # what a sweep's runs are is decided there alone
@@ -12,7 +13,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mnist_cnn import quick_imports
 from mnist_cnn.hydra_cli.arguments import Arguments, keys_of
@@ -49,11 +50,21 @@ def is_hydra_setting(override: Override) -> bool:
 
 
 def compose_run(loader: ConfigLoader, settings: Sequence[str]) -> DictConfig:
-    """The configuration of one new run."""
+    """The configuration of one run, new or resumed; Hydra's global state stays as it is."""
+    composed, choices = _composed(loader, settings)
+    return new_or_resumed(composed, settings, choices.get("model"), loader)
+
+
+def chosen_options(loader: ConfigLoader, settings: Sequence[str]) -> dict[str, Any]:
+    """The option, or the list of options, that these settings choose in each group of `conf/`."""
+    return {group: option for group, option in _composed(loader, settings)[1].items() if not group.startswith("hydra/")}
+
+
+def _composed(loader: ConfigLoader, settings: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
     composed = loader.load_configuration("config", list(settings), RunMode.RUN)
     with open_dict(composed):
-        chosen = composed.pop("hydra").runtime.choices.get("model")
-    return with_model_name(composed, keys_of(settings), chosen, loader)
+        choices: Any = OmegaConf.to_container(composed.pop("hydra").runtime.choices)
+    return composed, choices
 
 
 def with_model_name(composed: DictConfig, keys: Collection[str], model: str | None, loader: ConfigLoader) -> DictConfig:

@@ -1,28 +1,22 @@
 """Composes configurations for programs that are not Hydra's: the Python interface, and `mnist-cnn search`."""
 
 import shlex
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
-from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mnist_cnn import config
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError
+from mnist_cnn.hydra_cli import compose
 from mnist_cnn.hydra_cli.arguments import checked_arguments
-from mnist_cnn.hydra_cli.compose import CONF, new_or_resumed
+from mnist_cnn.hydra_cli.compose import CONF, compose_run, config_loader
 from mnist_cnn.hydra_cli.explain import explain
-
-_ONE_AT_A_TIME = threading.Lock()  # for Hydra's global state
 
 
 def configured(settings: Sequence[str]) -> tuple[Config, str]:
@@ -35,21 +29,15 @@ def configured(settings: Sequence[str]) -> tuple[Config, str]:
         raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
     with _explained(settings):
         checked = checked_arguments(settings, CONF).settings
-        with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", checked, return_hydra_config=True)
-            with open_dict(composed):
-                chosen = composed.pop("hydra").runtime.choices.get("model")
-            composed = new_or_resumed(composed, checked, chosen, GlobalHydra.instance().config_loader())
+        composed = compose_run(config_loader(CONF, None), checked)
     return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
 
 
 def chosen_options(settings: Sequence[str]) -> dict[str, Any]:
     """The option, or the list of options, that these settings choose in each group of `conf/`."""
-    with _explained(settings), _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
+    with _explained(settings):
         checked = checked_arguments(settings, CONF).settings
-        hydra_config = compose("config", checked, return_hydra_config=True).hydra
-    choices: Any = OmegaConf.to_container(hydra_config.runtime.choices)
-    return {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+        return compose.chosen_options(config_loader(CONF, None), checked)
 
 
 def overrides(settings: Sequence[str]) -> list[Override]:
@@ -75,15 +63,3 @@ def _explained(settings: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, CONF, list(settings))) from error
-
-
-@contextmanager
-def _without_global_state() -> Iterator[None]:
-    """Set Hydra's global state aside, of which there is one: the caller may be a program of Hydra itself."""
-    with _ONE_AT_A_TIME:
-        state = Singleton.get_state()
-        GlobalHydra.instance().clear()
-        try:
-            yield
-        finally:
-            Singleton.set_state(state)
