@@ -12,9 +12,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from scipy.stats import ttest_ind
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from torch import Tensor
 
 from mnist_cnn.inference.box import Spread, percent
@@ -172,9 +172,10 @@ def _over_seeds(one: EvaluatedSide, other: EvaluatedSide) -> Difference:
     value = other.accuracy.mean - one.accuracy.mean
     if not one.accuracy.std and not other.accuracy.std:
         return Difference(one, other, value, None, None, None)
-    found = ttest_ind(*([result.accuracy for result in side.results] for side in (other, one)), equal_var=False)
-    low, high = found.confidence_interval(CONFIDENCE)
-    return Difference(one, other, value, float(low), float(high), float(found.pvalue))
+    means = CompareMeans(*(DescrStatsW([result.accuracy for result in side.results]) for side in (other, one)))
+    _, p, _ = means.ttest_ind(usevar="unequal")
+    low, high = means.tconfint_diff(alpha=1 - CONFIDENCE, usevar="unequal")
+    return Difference(one, other, value, float(low), float(high), float(p))
 
 
 def _with_accuracy(side: EvaluatedSide) -> str:
