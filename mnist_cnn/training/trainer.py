@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ from mnist_cnn import machine, run_folder
 from mnist_cnn.config import RUN_DIR, Config, TrainerConfig
 from mnist_cnn.data.datamodule import MNISTDataModule
 from mnist_cnn.data.sources import OWN, kind_of
-from mnist_cnn.errors import CheckpointError, ConfigError, DataError, as_user_error, flat, one_line
+from mnist_cnn.errors import CheckpointError, ConfigError, DataError, UserError, as_user_error, flat, one_line
 from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.checkpoint import TrainedNetwork
 from mnist_cnn.inference.images import change_of
@@ -142,6 +143,12 @@ def fit(
         why = one_line(flat(error), 200)
         if isinstance(error, MisconfigurationException):  # such as a callback that watches what is never logged
             raise ConfigError(flat(error)) from error
+        if trainer.world_size > 1 and (isinstance(error, torch.distributed.DistError) or "gloo" in str(error)):
+            why = re.sub(r"^\[\S+\] ", "", why).partition(". ")[0]  # the file of gloo that says so, and its advice
+            raise UserError(
+                f"the processes of this run have lost each other: one has ended, or the network has failed ({why}). "
+                "What was written is whole; resume= goes on from there."
+            ) from error
         if config.trainer.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             raise ConfigError(f"trainer.compile=true: it is not possible here: {why}") from error
         (first_batch,) = callbacks_of(trainer, FirstBatch)
@@ -212,7 +219,8 @@ def _in_folder(value: Any, run_dir: Path) -> Any:
 
 def _quiet() -> None:
     """Silence what Lightning says at the start of every run, and advice that does not fit this project."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 uses a way to compare that torch 2.15 has deprecated.
     warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
     # A run that is resumed writes into its own folder.

@@ -62,8 +62,12 @@ class StopRequest(Callback):
             print(f"{signal.Signals(number).name}: stopping after this batch; again: at once", file=sys.stderr)
 
     def is_asked(self, trainer: pl.Trainer) -> bool:
-        """Whether any process of the run was asked to stop."""
-        return any_process(trainer, self.signal is not None)
+        """Whether any process of the run was asked to stop; then all of them know by which signal."""
+        if trainer.world_size > 1:
+            largest = torch.tensor(self.signal or 0, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+            self.signal = int(largest) or None
+        return self.signal is not None
 
     def obey(self, trainer: pl.Trainer) -> None:
         """Raise Interrupted, which ends the run and the sweep that it belongs to."""
