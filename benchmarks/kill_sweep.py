@@ -19,7 +19,7 @@ from pathlib import Path
 from kill import TRAIN, outcome, same
 
 SWEEP = ("-m", "model=mlp,tiny", "optimizer.lr=1e-3,3e-3", "seed=0,1", "data=digits", "trainer=cpu",
-         "trainer.max_epochs=3", "callbacks.checkpoint.every_n_train_steps=5")  # fmt: skip
+         "trainer.max_epochs=40", "callbacks.checkpoint.every_n_train_steps=5")  # fmt: skip
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
@@ -49,18 +49,21 @@ def main() -> int:
         if start(undisturbed).wait():
             raise SystemExit("the undisturbed sweep has failed")
         seconds = time.monotonic() - began
+        runs = len(list(undisturbed.glob("*/metrics.json")))
         for number in range(1, options.kills + 1):
             process = start(killed)
-            moment = moments.uniform(0, seconds / 2)
+            # Each start takes some time before it trains; what is left of the sweep shall last for all kills.
+            moment = moments.uniform(0.2, 0.6) * seconds
             try:
                 process.wait(moment)
-                how = "had ended"
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                how = "killed"
+            else:
+                print(f"it ended after {number - 1} kills; ask for fewer, or give it longer runs")
+                return 1
             done = len(list(killed.glob("*/metrics.json")))
-            print(f"{number}: {how} after {moment:.1f} s, {done} of 8 runs finished")
+            print(f"{number}: killed after {moment:.1f} s, {done} of {runs} runs finished")
         process = start(killed)
         said = process.communicate()[1]
         if process.returncode:

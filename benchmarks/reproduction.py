@@ -48,15 +48,17 @@ class Result(NamedTuple):
 
     recipe: str
     chosen: list[float]  # of the epoch chosen on validation images
-    last: list[float]  # of the last epoch
+    last: list[float]  # of the last epoch, of the runs that still have its checkpoint
     loss: list[float]
     seconds: float | None  # of seed 0 on a CPU
 
     @property
-    def one_run(self) -> tuple[float, float]:
-        """The 95 % prediction interval of one more run."""
+    def one_run(self) -> tuple[float, float] | None:
+        """The 95 % prediction interval of one more run; None if there is only one."""
         n, mean, std = summary(self.chosen)[:3]
-        half = t.ppf(0.975, n - 1) * (std or 0) * math.sqrt(1 + 1 / n) if n > 1 else math.inf
+        if std is None:
+            return None
+        half = t.ppf(0.975, n - 1) * std * math.sqrt(1 + 1 / n)
         return mean - half, mean + half
 
 
@@ -72,7 +74,8 @@ def result(folder: Path, recipe: str, seeds: int, root: str) -> Result | None:
             continue
         chosen.append(100 * metrics["test/accuracy"])
         loss.append(metrics["test/loss"])
-        last.append(100 * mnist_cnn.load(run / "checkpoints" / "last.ckpt").evaluate(root=root).accuracy)
+        if (run / "checkpoints" / "last.ckpt").exists():  # somebody may have removed it, for its size
+            last.append(100 * mnist_cnn.load(run / "checkpoints" / "last.ckpt").evaluate(root=root).accuracy)
         if seed == 0 and metrics["accelerator"] == "cpu":
             seconds = metrics["fit_seconds"]
     return Result(recipe, chosen, last, loss, seconds) if chosen else None
@@ -81,9 +84,9 @@ def result(folder: Path, recipe: str, seeds: int, root: str) -> Result | None:
 def verdict(found: Result, claim: Claim) -> str:
     """In a sentence, whether the claim is reproduced."""
     mean = summary(found.chosen)
-    low, high = found.one_run
-    if mean.low is None or mean.high is None:
+    if mean.low is None or mean.high is None or found.one_run is None:
         return f"One run gives {mean.mean:.2f} %; a verdict takes more seeds."
+    low, high = found.one_run
     average = f"{mean.mean:.2f} % on average (95 % interval {mean.low:.2f} to {mean.high:.2f})"
     if claim.accuracy is None:
         return f"No number is claimed; the recipe gives {average}."
@@ -105,23 +108,17 @@ def table(results: Sequence[Result]) -> str:
     ]
     for found in results:
         claim = CLAIMS[found.recipe]
-        figures = [
-            part
+        chosen, last = (
+            (spread(summary(values)), f"{min(values):.2f} – {max(values):.2f}") if values else ("–", "–")
             for values in (found.chosen, found.last)
-            for part in (spread(summary(values)), f"{min(values):.2f} – {max(values):.2f}")
-        ]
+        )
+        some = "" if len(found.last) == len(found.chosen) else f" ({len(found.last)} seeds)"
         loss = f"{summary(found.loss).mean:.4f}"
         seconds = "–" if found.seconds is None else f"{found.seconds:.1f}"
-        cells = [
-            f"`{found.recipe}`",
-            claim.words,
-            str(len(found.chosen)),
-            *figures,
-            loss,
-            seconds,
-            verdict(found, claim),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        start = f"| `{found.recipe}` | {claim.words} | {len(found.chosen)}"
+        lines.append(
+            f"{start} | {' | '.join((*chosen, last[0] + some, last[1], loss, seconds))} | {verdict(found, claim)} |"
+        )
     return "\n".join(lines)
 
 
@@ -135,9 +132,10 @@ def plot(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(7.2, 0.8 + 0.62 * len(results)), layout="constrained")
     axes = figure.subplots()
     for place, found in enumerate(results):
-        low, high = found.one_run
         mean, claim = summary(found.chosen), CLAIMS[found.recipe]
-        axes.barh(place, high - low, 0.5, low, color="#dbe6f3", label="what one run gives (95 %)")
+        if found.one_run:
+            low, high = found.one_run
+            axes.barh(place, high - low, 0.5, low, color="#dbe6f3", label="what one run gives (95 %)")
         axes.plot(found.chosen, [place] * len(found.chosen), "o", color="#1f5fa8", ms=4, alpha=0.6, label="each run")
         if mean.low is not None and mean.high is not None:
             half = mean.mean - mean.low
@@ -182,7 +180,7 @@ def main() -> int:
             {**found._asdict(), "one_run": found.one_run, "verdict": verdict(found, CLAIMS[found.recipe])}
             for found in results
         ]
-        options.output.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+        options.output.with_suffix(".json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
         plot(results).savefig(options.output.with_suffix(".svg"), metadata={"Date": None})
     for failure in failures:
         print(failure, file=sys.stderr)

@@ -6,22 +6,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from mnist_cnn import __version__
-from mnist_cnn.commands import (
-    doctor,
-    evaluate,
-    explain,
-    export,
-    import_keras,
-    leaderboard,
-    models,
-    page,
-    predict,
-    train,
-)
+from mnist_cnn.commands import doctor, evaluate, explain, export, import_keras, models, page, predict, train
+from mnist_cnn.commands.runs import compare, leaderboard, search
 from mnist_cnn.errors import one_line
 from mnist_cnn.terminal import allow_any_text, run_command
 
 COMMANDS = {
+    "search": search,
+    "leaderboard": leaderboard,
+    "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
     "explain": explain,
@@ -29,7 +22,6 @@ COMMANDS = {
     "models": models,
     "import-keras": import_keras,
     "export": export,
-    "leaderboard": leaderboard,
     "doctor": doctor,
 }
 
@@ -37,9 +29,11 @@ COMMANDS = {
 _LIST = """\
 train a network
   train         the same as python train.py; mnist-cnn train --help lists the settings
+  search        try many settings, and find those with the best validation accuracy
 
 compare runs
   leaderboard   make one table from the folders of runs or sweeps
+  compare       say whether networks or settings differ, and how sure that is
 
 use a trained network
   evaluate      measure its accuracy on test, validation or training images
@@ -65,7 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:  # Hydra has a grammar of its own
         return train.main(words[1:], words[:1])
-    options = _parser().parse_args(words)
+    parser = _parser()
+    options, rest = parser.parse_known_args(words)
+    if "settings" in options:  # argparse takes all of them together, before an option or after it
+        options.settings += [word for word in rest if not word.startswith("-")]
+        rest = [word for word in rest if word.startswith("-")]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return run_command(lambda: int(options.run(options)))
 
 

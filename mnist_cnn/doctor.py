@@ -31,11 +31,13 @@ Facts = dict[str, str | int | bool]
 
 # What each distribution is imported as. torch comes before those that need it: where it is broken, they are too.
 _PACKAGES = {
-    "numpy": "numpy", "scipy": "scipy", "scikit-learn": "sklearn", "matplotlib": "matplotlib", "pillow": "PIL.Image",
+    "numpy": "numpy", "scipy": "scipy", "scikit-learn": "sklearn", "statsmodels": "statsmodels",
+    "matplotlib": "matplotlib", "pillow": "PIL.Image",
     "h5py": "h5py", "pyyaml": "yaml", "omegaconf": "omegaconf", "hydra-core": "hydra", "msgspec": "msgspec",
     "filelock": "filelock", "tqdm": "tqdm", "mlxtend": "mlxtend",
     "torch": "torch", "torchvision": "torchvision", "torchmetrics": "torchmetrics", "lightning": "lightning.pytorch",
     "onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime",
+    "optuna": "optuna", "sqlalchemy": "sqlalchemy",
 }  # fmt: skip
 # Where the second is broken, the first is not tried: it would be blamed for it, or say more than one line.
 _STANDS_ON = {"torchvision": "torch", "torchmetrics": "torch", "lightning": "torch", "onnxruntime": "numpy"}

@@ -13,6 +13,7 @@ EXTRAS = {
     "hydra": "train", "omegaconf": "train", "lightning": "train", "torchmetrics": "train", "sklearn": "train",
     "matplotlib": "train", "statsmodels": "train", "h5py": "keras",
     "onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx",
+    "optuna": "search", "sqlalchemy": "search",
 }  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from mnist_cnn import machine
 from mnist_cnn.config import Config
 from mnist_cnn.errors import ConfigError, OutputError, one_line
 from mnist_cnn.files import remove_parts, write_file
@@ -31,6 +30,8 @@ def open_run_dir(config: Config, dataset: str) -> Iterator[Path]:
     OutputError if another process is training in it.
     """
     if not is_first_process():
+        from mnist_cnn import machine  # it imports torch, which a command line that is refused does without
+
         machine.end_with_parent()
         yield Path(os.devnull)  # where nobody writes
         return

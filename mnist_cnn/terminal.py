@@ -10,20 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mnist_cnn.errors import UserError, as_user_error, printable
+from mnist_cnn.errors import Interrupted, UserError, as_user_error, printable
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command and return its exit status: its own, 130 after Ctrl-C, or that of an error `as_user_error` knows.
+    """Run a command and return its exit status: its own, that of an Interrupted, or of an error `as_user_error` knows.
 
     Such an error is printed without a traceback. Any other exception is a bug in the program and is not caught.
     """
     try:
         status = command()
         sys.stdout.flush()  # here, where a failure is still reported
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
-        return 130
+        return int(getattr(stop, "exit_status", Interrupted().exit_status))
     except BrokenPipeError:  # the program that reads our output has ended, as `head` does
         _drop_output()
         return 1

@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -38,6 +39,10 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 FULL_SIZE_MIRROR = os.environ.pop("MNIST_MIRROR", None) or os.environ.get("REAL_MNIST_MIRROR")
 if FULL_SIZE_MIRROR:
     os.environ["REAL_MNIST_MIRROR"] = FULL_SIZE_MIRROR
+
+
+# Runs a command, and returns its exit status and what it wrote to standard error, then to output.
+Command = Callable[[str], tuple[int, str]]
 
 
 @dataclass
@@ -79,10 +84,11 @@ QUICK = ("model=tiny", "data=digits", "trainer=cpu", "trainer.max_epochs=2")
 
 
 def metrics(folder: Path) -> dict[str, Any]:
-    """What two runs of the same command must agree in."""
+    """What two runs must agree in."""
     content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     for row in content["history"]:
         del row["seconds"]
+    del content["overrides"], content["settings"]  # the same settings may be written in other words
     return {key: value for key, value in content.items() if "second" not in key}
 
 
@@ -133,6 +139,41 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outcome = train_command("model=tiny", "data=digits", "trainer.max_epochs=3", "trainer=cpu", f"run_dir={folder}")
     assert outcome.status == 0, outcome.err
     return folder
+
+
+@pytest.fixture(scope="session")
+def preloaded() -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, str(ROOT / "tests" / "preloaded.py")]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", env=environment
+    ) as process:
+        yield process
+        process.communicate()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, to be changed."""
+    for part in ("conf", "mnist_cnn"):
+        shutil.copytree(ROOT / part, tmp_path / "project" / part)
+    shutil.copy(ROOT / "train.py", tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def run(preloaded: "subprocess.Popen[str]", project: Path) -> Command:
+    """Runs a command in the project; returns its exit status and what it wrote to standard error, then to output."""
+
+    def run(command: str) -> tuple[int, str]:
+        assert preloaded.stdin
+        assert preloaded.stdout
+        out, err = project.with_name("out"), project.with_name("err")
+        request = {"command": command, "project": str(project), "out": str(out), "err": str(err)}
+        print(json.dumps(request), file=preloaded.stdin, flush=True)
+        return int(preloaded.stdout.readline()), err.read_text() + out.read_text()
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,56 +1,14 @@
 """The examples of docs/adding.md and docs/settings.md, executed as they stand there, and the links of all pages."""
 
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command
 
 PAGES = [*(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md", ROOT / "CHANGELOG.md"]
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (ROOT / "docs" / "adding.md").read_text(), re.M | re.S))
-Run = Callable[[str], tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator["subprocess.Popen[str]"]:
-    command = [sys.executable, str(ROOT / "tests" / "preloaded.py")]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/", env=environment
-    ) as process:
-        yield process
-        process.communicate()
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A copy of the project, to be changed."""
-    for part in ("conf", "mnist_cnn"):
-        shutil.copytree(ROOT / part, tmp_path / "project" / part)
-    shutil.copy(ROOT / "train.py", tmp_path / "project")
-    return tmp_path / "project"
-
-
-@pytest.fixture
-def run(server: "subprocess.Popen[str]", project: Path) -> Run:
-    """Runs a command in the project; returns its exit status and what it wrote to standard error, then to output."""
-
-    def run(command: str) -> tuple[int, str]:
-        assert server.stdin
-        assert server.stdout
-        out, err = project.with_name("out"), project.with_name("err")
-        request = {"command": command, "project": str(project), "out": str(out), "err": str(err)}
-        print(json.dumps(request), file=server.stdin, flush=True)
-        return int(server.stdout.readline()), err.read_text() + out.read_text()
-
-    return run
 
 
 def write(block: str, project: Path) -> None:
@@ -63,7 +21,9 @@ def write(block: str, project: Path) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_an_example_works_and_its_mistake_is_answered_as_the_page_says(section: str, project: Path, run: Run) -> None:
+def test_an_example_works_and_its_mistake_is_answered_as_the_page_says(
+    section: str, project: Path, run: Command
+) -> None:
     worked, refused = 0, 0
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", SECTIONS[section], re.M | re.S):
         if language in ("python", "yaml"):
@@ -88,7 +48,7 @@ def test_everything_that_the_page_promises_has_an_example() -> None:
     assert list(SECTIONS) == ["An optimiser", "A network", "A layer", "A data set", "A callback"]
 
 
-def test_every_command_of_the_page_on_settings_works_and_answers_as_it_says(project: Path, run: Run) -> None:
+def test_every_command_of_the_page_on_settings_works_and_answers_as_it_says(project: Path, run: Command) -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
     for name, content in re.findall(r"^`(mine/\S+)`[^\n]*:\n\n```yaml\n(.*?)^```", page, re.M | re.S):
         (project / name).parent.mkdir(parents=True)

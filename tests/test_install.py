@@ -86,7 +86,7 @@ def test_the_wheel_alone_trains_sweeps_and_takes_a_folder_of_settings(installed:
     assert resumed.returncode == 0, resumed.stderr
     swept = command(installed, "train", "-m", "model=tiny,mlp", *quick, "run_dir=sweep")
     assert swept.returncode == 0, swept.stderr
-    assert {file.parent.name for file in Path("sweep").glob("*/metrics.json")} == {"0_model=tiny", "1_model=mlp"}
+    assert {file.parent.name for file in Path("sweep").glob("*/metrics.json")} == {"00_model-tiny", "01_model-mlp"}
     assert "  mnist-cnn train model=tiny trainer.max_epochs=5" in command(installed, "train", "--help").stdout
 
 
@@ -118,6 +118,7 @@ def test_a_network_is_used_without_what_training_needs(without_extras: Path) -> 
         (["train", "model=tiny"], "hydra", "train"),
         (["evaluate", "strong", "--data", "digits"], "sklearn", "train"),
         (["export", "strong", "--format", "keras"], "h5py", "keras"),
+        (["search", "seed=1,2"], "optuna", "search"),
     ],
 )
 def test_what_needs_more_says_what_to_install(

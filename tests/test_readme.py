@@ -1,10 +1,7 @@
 """Every command of the README, run from a folder of its own on the bundled digits, for an epoch."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -33,27 +30,28 @@ def test_the_two_install_commands_stand_first_and_are_those_that_ci_runs() -> No
         assert f"readme_command '{end}'" in ci
 
 
-def test_the_other_commands_work_one_after_another(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def test_the_other_commands_work_one_after_another(project: Path, run: Command) -> None:
     digits = load_digits()
-    Image.fromarray(digits.images[7].astype("uint8") * 15).save(tmp_path / "picture.png")
+    Image.fromarray(digits.images[7].astype("uint8") * 15).save(project / "picture.png")
     for number in range(40):
-        folder = tmp_path / "my_pictures" / f"class {digits.target[number]}"
+        folder = project / "my_pictures" / f"class {digits.target[number]}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digits.images[number].astype("uint8") * 15).save(folder / f"{number}.png")
     commands = [command for command in COMMANDS if command not in INSTALLING]
-    assert len(commands) == 21
+    assert len(commands) == 25
     for command in commands:
-        command = command.replace("python train.py", f"python {ROOT / 'train.py'}")
         if "train.py" in command and "--help" not in command:
             epochs = QUICK.replace("max_epochs=1", "max_epochs=2") if "resume=" in command else QUICK
             command = f"{command} {epochs}" if "data=" in command else f"{command} {epochs} data=digits"
-        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-        assert done.stdout
-    runs = [folder.name for folder in (tmp_path / "runs").iterdir()]
+        if "search" in command:
+            command = f"{command.replace('20', '2')} {QUICK} data=digits"
+        status, said = run(command)
+        assert status == 0, f"{command}\n{said}"
+        assert said
+    runs = [folder.name for folder in (project / "runs").iterdir()]
     assert len(runs) == 9
-    assert (tmp_path / "my_run" / "report" / "index.html").exists()
+    assert (project / "my_run" / "report" / "index.html").exists()
+    assert (project / "sweep" / "leaderboard.html").exists()
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)(.*?)\)", README))

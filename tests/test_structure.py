@@ -24,7 +24,8 @@ STANDS_ON: dict[str, set[str]] = {
     "report": {"inference", "network", "data", "export"},
     "keras": {"inference", "network", "data"},
     "export": {"inference", "network", "data"},
-    "training": {"report", "inference", "network", "data", "run_folder"},
+    "training": {"report", "inference", "network", "data", "run_folder", "processes"},
+    "search": {"training", "report", "hydra_cli"},
 }
 MAX_MODULES_IN_A_FOLDER = 10
 

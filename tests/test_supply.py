@@ -22,7 +22,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["
 NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 EVERYTHING = [*NEEDED, *(it for extra in EXTRAS.values() for it in extra if it.name != "mnist-cnn")]
-FULL = [*NEEDED, *EXTRAS["train"], *EXTRAS["keras"], *EXTRAS["onnx"]]
+FULL = [*NEEDED, *EXTRAS["train"], *EXTRAS["keras"], *EXTRAS["onnx"], *EXTRAS["search"]]
 PYTHONS = ["3.11", "3.12", "3.13"]
 SOURCES = [*(ROOT / "mnist_cnn").rglob("*.py"), ROOT / "train.py"]
 

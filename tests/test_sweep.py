@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hydra.core.plugins import Plugins
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from mnist_cnn.config import to_config
 from mnist_cnn.errors import DataError
 from mnist_cnn.hydra_cli.run import run_hydra
+from mnist_cnn.machine import processors
 from mnist_cnn.run_folder import lock
-from tests.conftest import CONF, train_command
+from tests.conftest import CONF, ROOT, assert_equal_runs, run_process, train_command
 
 SETTINGS = ("model=tiny", "debug=smoke", "trainer=cpu")
 
@@ -138,6 +142,28 @@ def test_a_launcher_with_processes_of_its_own_has_every_error_told(
     )
 
 
+def test_runs_side_by_side_share_the_processors_and_end_as_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.delenv("OMP_NUM_THREADS")  # joblib gives each of its processes a share, unless the user has
+    threads = "+callbacks.threads._target_=tests.test_sweep.Threads"
+    settings = ("model=mlp", "data=digits", "trainer=cpu", "trainer.max_epochs=1", "seed=0,1", threads)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    outcome = run_process("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *settings, "run_dir=beside")
+    assert outcome.status == 0, outcome.err
+    monkeypatch.setenv("OMP_NUM_THREADS", str(max(1, processors() // 2)))
+    assert run_process("-m", *settings, "run_dir=after").status == 0
+    for name in ("00_seed-0", "01_seed-1"):
+        assert_equal_runs(Path("beside", name), Path("after", name))
+        assert Path("beside", name, "threads").read_text() == Path("after", name, "threads").read_text()
+
+
+class Threads(Callback):
+    """Notes how many threads the training has."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Path(trainer.default_root_dir, "threads").write_text(str(torch.get_num_threads()))
+
+
 def finish(composed: DictConfig) -> float:
     """A run that takes no time."""
     folder = Path(composed.resume or composed.run_dir)
@@ -190,9 +216,9 @@ def test_a_run_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (("seed=1,2",), "(seed=1,2,3; here: seed=1,2)"),
-        (("seed=1,2,3", "optimizer.lr=0.1"), "here: optimizer.lr=0.1"),
-        (("seed=3,2,1",), "seed=3,2,1"),
+        (("seed=1,2",), "was begun with seed=1,2,3, without seed=1,2"),
+        (("seed=1,2,3", "optimizer.lr=0.1"), "was begun without optimizer.lr=0.1"),
+        (("seed=3,2,1",), "with seed=1,2,3, without seed=3,2,1"),
         (("model=tiny,mlp",), "model=tiny,mlp"),
     ],
 )
@@ -222,7 +248,7 @@ def test_a_sweep_does_not_go_on_with_files_of_conf_that_have_changed(
 
 def test_the_place_and_the_machine_of_a_sweep_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(finish, monkeypatch, "seed=1,2") == 0
-    assert sweep(finish, monkeypatch, "data.root=elsewhere", "seed=1,2", "logger=none") == 0
+    assert sweep(finish, monkeypatch, "data.root=elsewhere", "trainer=cpu", "seed=1,2", "logger=none") == 0
     Path("sweep").rename("moved")
     assert run_hydra(finish, CONF, ["-m", "resume_sweep=moved"]) == 0
 
@@ -277,3 +303,38 @@ def test_the_folders_of_a_sweep_need_no_quotes_and_are_resumed_as_printed() -> N
     for setting in (f"resume=a sweep/{names[0]}", f"resume='a sweep/{names[1]}'"):
         resumed = train_command(setting, "trainer.max_epochs=2")
         assert resumed.status == 0, resumed.err
+
+
+def test_a_bug_in_the_leaderboard_keeps_its_traceback_and_hides_no_failed_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def task(composed: DictConfig) -> float:
+        if composed.seed == 2:
+            raise DataError("no images")
+        return finish(composed)
+
+    def leaderboard(folder: Path) -> int:
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        run_hydra(task, CONF, ["-m", "run_dir=sweep", "seed=1,2"], (), leaderboard)
+    assert "run 1 (seed=2): no images" in capsys.readouterr().err
+
+
+def test_a_sweep_does_not_go_on_with_other_pictures_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(finish, monkeypatch, "data=npz", "data.file=a.npz", "seed=1,2") == 0
+    assert sweep(finish, monkeypatch, "data=npz", "data.file=b.npz", "seed=1,2") == 2
+    assert "was begun with data.file=a.npz, without data.file=b.npz" in capsys.readouterr().err
+
+
+def test_a_run_of_a_strangers_sweep_does_not_write_where_a_link_leads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(finish, monkeypatch, "seed=1,2") == 0
+    Path("sweep/00_seed-1/config.yaml").unlink()
+    Path("sweep/00_seed-1/metrics.json").unlink()
+    Path("sweep/00_seed-1/metrics.csv").symlink_to("/etc/passwd")
+    assert sweep(finish, monkeypatch, "seed=1,2") == 2
+    assert "metrics.csv is a link" in capsys.readouterr().err

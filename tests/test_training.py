@@ -137,10 +137,10 @@ def test_a_sweep_makes_one_complete_folder_a_setting() -> None:
     (sweep,) = Path("runs").iterdir()
     folders = sorted(folder for folder in sweep.iterdir() if folder.is_dir())
     assert [folder.name for folder in folders] == [
-        "0_model=tiny,optimizer.lr=0.001",
-        "1_model=tiny,optimizer.lr=0.003",
-        "2_model=mlp,optimizer.lr=0.001",
-        "3_model=mlp,optimizer.lr=0.003",
+        "00_model-tiny_optimizer.lr-0.001",
+        "01_model-tiny_optimizer.lr-0.003",
+        "02_model-mlp_optimizer.lr-0.001",
+        "03_model-mlp_optimizer.lr-0.003",
     ]
     assert all((folder / "report" / "index.html").exists() for folder in folders)
     assert len({metrics(folder)["val/loss"] for folder in folders}) == 4

@@ -23,7 +23,7 @@ def train(*settings: str) -> "TrainingRun":
     """
     if find_spec("hydra") is None:
         raise missing_package("hydra")
-    from mnist_cnn.hydra_cli.run import configured
+    from mnist_cnn.hydra_cli.configure import configured
 
     if not all(isinstance(setting, str) for setting in settings):
         raise ConfigError('settings are strings, one for each: train("model=tiny", "trainer.max_epochs=1").')

@@ -4,11 +4,20 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_cnn.errors import ConfigError
+from mnist_cnn.errors import ConfigError, DataError
 from mnist_cnn.files import check_is_new
+
+try:
+    from mnist_cnn.data.sources import OWN, SOURCES
+
+    _DATASETS = (*SOURCES, *OWN)
+except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
+    _DATASETS = ()
 
 if TYPE_CHECKING:
     from mnist_cnn.data.datasets import DataFiles
+    from mnist_cnn.data.images import Images
+    from mnist_cnn.inference.checkpoint import TrainedNetwork
 
 
 def add_checkpoint(parser: argparse.ArgumentParser, optional: bool = False) -> None:
@@ -38,6 +47,26 @@ def data_files(options: argparse.Namespace, dataset: str) -> "DataFiles":
 
     words = {"folder": "--data-root FOLDER", "npz": "--data-file FILE.npz", "mirror": "--mirror "}
     return datasets.data_files(dataset, options.data_root, options.data_file, options.mirror, words)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """Which images to measure a network on, and where their files are."""
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
+    parser.add_argument("--data", choices=_DATASETS, metavar="NAME", help=f"one of {', '.join(_DATASETS)}")
+    add_data_files(parser)
+
+
+def images_of(trained: "TrainedNetwork", split: str, files: "DataFiles") -> "Images":
+    """What `images_for` gives; if files are missing, the error also says which option could name them."""
+    from mnist_cnn.data.datasets import MissingFilesError
+    from mnist_cnn.inference.images import images_for
+
+    try:
+        return images_for(trained, split, files)
+    except MissingFilesError as error:
+        way_out = "name a folder or web address that has them: --mirror ADDRESS"
+        way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if files.name == "mnist" else ""
+        raise DataError(f"{error}\n  - {way_out}") from None
 
 
 def add_json(parser: argparse.ArgumentParser, what: str = "print the result as one JSON object") -> None:

@@ -4,25 +4,24 @@ import argparse
 import sys
 
 from mnist_cnn import quick_imports
-from mnist_cnn.commands.arguments import add_checkpoint, add_data_files, add_json, check_output, data_files, file_path
-from mnist_cnn.errors import DataError, one_line, unicode_text
+from mnist_cnn.commands.arguments import (
+    add_checkpoint,
+    add_images,
+    add_json,
+    check_output,
+    data_files,
+    file_path,
+    images_of,
+)
+from mnist_cnn.errors import one_line, unicode_text
 from mnist_cnn.terminal import print_json
-
-try:
-    from mnist_cnn.data.sources import OWN, SOURCES
-
-    NAMES = (*SOURCES, *OWN)
-except ImportError:  # NumPy or tqdm is broken, which doctor must be able to say
-    NAMES = ()
 
 DESCRIPTION = "Measure a trained network: by default, on the test images of the data set that it was trained on."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="which images (test)")
-    parser.add_argument("--data", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
-    add_data_files(parser)
+    add_images(parser)
     parser.add_argument(
         "--tta", action="store_true", help="also average each image's answers over nine views, shifted by up to a pixel"
     )
@@ -35,23 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     with quick_imports():
-        from mnist_cnn.data.datasets import MissingFilesError
         from mnist_cnn.files import write_file
         from mnist_cnn.inference import checkpoint
         from mnist_cnn.inference.evaluate import VIEWS, evaluate
-        from mnist_cnn.inference.images import images_for
 
     if options.gif:
         check_output("--gif", options.gif, ".gif")
     file, trained = checkpoint.load_kept(options.checkpoint)
     files = data_files(options, options.data or trained.dataset)
     name = files.name
-    try:
-        images = images_for(trained, options.split, files)
-    except MissingFilesError as error:
-        way_out = "name a folder or web address that has them: --mirror ADDRESS"
-        way_out += ", or MNIST_MIRROR=ADDRESS in the environment" if name == "mnist" else ""
-        raise DataError(f"{error}\n  - {way_out}") from None
+    images = images_of(trained, options.split, files)
     result = evaluate(trained, images, name, options.split)
     if options.gif:
         from mnist_cnn.report.recognition import recognition

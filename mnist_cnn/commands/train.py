@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import quick_imports
 from mnist_cnn.errors import missing_package
-from mnist_cnn.terminal import command_line, failed
+from mnist_cnn.terminal import command_line, failed, run_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,7 +18,8 @@ def main(arguments: Sequence[str], words: Sequence[str] = ()) -> int:
     """Train with these settings and flags; returns the exit status. `words` are those before them, such as `train`."""
     if find_spec("hydra") is None:
         return failed(str(missing_package("hydra")))
-    from mnist_cnn.hydra_cli.run import CONF, run_hydra
+    from mnist_cnn.hydra_cli.compose import CONF
+    from mnist_cnn.hydra_cli.run import run_hydra
 
     return run_hydra(train, CONF, arguments, words, leaderboard)
 
@@ -35,9 +36,16 @@ def train(composed: "DictConfig") -> float | None:
     return run.val.accuracy if run and run.val else None
 
 
-def leaderboard(sweep: Path) -> None:
-    """Write the leaderboard of a sweep into its folder, and print it."""
-    with quick_imports():
-        from mnist_cnn.report.leaderboard import write_leaderboard
+def leaderboard(sweep: Path) -> int:
+    """Write the leaderboard of a sweep into its folder, and print it; returns the exit status."""
 
-    print(f"\n{write_leaderboard([sweep], sweep).text(max(shutil.get_terminal_size((100, 24)).columns, 100))}")
+    def write() -> int:
+        with quick_imports():
+            from mnist_cnn.report.leaderboard import write_leaderboard
+
+        columns = max(shutil.get_terminal_size((100, 24)).columns, 100)
+        made = write_leaderboard([sweep], sweep)
+        print(f"\n{made.text(columns, with_failed=False)}")  # which follow, as errors
+        return 0
+
+    return run_command(write)

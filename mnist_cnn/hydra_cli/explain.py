@@ -21,16 +21,15 @@ OPEN = (*TARGETS, "trainer", "model.layers")
 # The packages that add options to Hydra's own groups.
 PLUGINS = {
     "hydra/launcher": {
-        "joblib": "hydra-joblib-launcher",
+        "joblib": "'mnist-cnn[joblib]'",
         "ray": "hydra-ray-launcher",
         "rq": "hydra-rq-launcher",
-        "submitit_local": "hydra-submitit-launcher",
-        "submitit_slurm": "hydra-submitit-launcher",
+        "submitit_local": "'mnist-cnn[slurm]'",
+        "submitit_slurm": "'mnist-cnn[slurm]'",
     },
     "hydra/sweeper": {
         "ax": "hydra-ax-sweeper",
         "nevergrad": "hydra-nevergrad-sweeper",
-        "optuna": "hydra-optuna-sweeper",
     },
 }
 
@@ -39,6 +38,8 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     """What Hydra refuses, in one line with the nearest name that it would have taken."""
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if (group, option) == ("hydra/sweeper", "optuna"):  # its package needs an Optuna of 2022, and can't prune
+            return "hydra/sweeper=optuna: mnist-cnn search is the way to search with Optuna; see docs/search.md"
         if package := PLUGINS.get(group, {}).get(option):
             return f"{group}={option}: it comes with a package that is not installed: pip install {package}"
         stored = ConfigStore.instance().list(group) if group in PLUGINS else []

@@ -9,7 +9,7 @@ import msgspec
 
 from mnist_cnn.errors import ConfigError, flat, one_line
 from mnist_cnn.files import read_regular, write_file
-from mnist_cnn.hydra_cli.arguments import quoted_path, value_of
+from mnist_cnn.hydra_cli.arguments import PATHS, quoted_path, value_of
 
 NAME = "sweep.json"
 _MAX_BYTES = 2**24
@@ -73,7 +73,12 @@ def _is_trusted(key: str, setting: str) -> bool:
     value = setting.partition("=")[2]
     if key in ("data.root", "data.file"):
         return os.path.exists(value.strip("'"))  # nothing is downloaded to there
-    return bool(_PLAIN.fullmatch(setting)) and key.partition(".")[0] in _GROUPS and "_target_" not in setting
+    return (
+        key not in PATHS
+        and bool(_PLAIN.fullmatch(setting))
+        and key.partition(".")[0] in _GROUPS
+        and "_target_" not in setting
+    )
 
 
 def _is_of_this_command(setting: str) -> bool:

@@ -5,30 +5,22 @@ A user's mistake ends in one line that names the setting and, where there is one
 
 import math
 import os
-import shlex
 import sys
-import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from mnist_cnn import config, quick_imports
-from mnist_cnn.config import Config
+from mnist_cnn import config
 from mnist_cnn.errors import ConfigError, Interrupted, UserError, as_user_error
-from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, keys_of, quoted
-from mnist_cnn.hydra_cli.compose import config_loader, named
+from mnist_cnn.hydra_cli.arguments import Arguments, checked_arguments, quoted, value_of
+from mnist_cnn.hydra_cli.compose import config_loader, new_or_resumed
 from mnist_cnn.hydra_cli.explain import explain
 from mnist_cnn.hydra_cli.record import repeated
 from mnist_cnn.hydra_cli.sweep import Sweep, open_sweep
@@ -36,23 +28,19 @@ from mnist_cnn.processes import check_environment
 from mnist_cnn.run_folder import finished
 from mnist_cnn.terminal import allow_any_text, failed, train_command
 
-_PACKAGE = Path(__file__).parents[1]
-# A wheel has the configuration inside the package, a checkout has it beside the package.
-CONF = next(folder / "conf" for folder in (_PACKAGE, _PACKAGE.parent) if (folder / "conf").is_dir())
-_ONE_AT_A_TIME = threading.Lock()  # for Hydra's global state
-
 
 def run_hydra(
     task: Callable[[DictConfig], Any],
     conf: Path,
     arguments: Sequence[str],
     words: Sequence[str] = (),
-    finish_sweep: Callable[[Path], None] | None = None,
+    finish_sweep: Callable[[Path], int] | None = None,
 ) -> int:
     """Compose what `arguments` ask for from the folder `conf`, hand it to `task`, and return the exit status.
 
     While `task` runs, `sys.argv` has `words` and the settings of the run, because Lightning starts further processes
-    with it. When a sweep ends, `finish_sweep` gets its folder, unless no run has left anything in it.
+    with it. When a sweep ends, `finish_sweep` gets its folder, unless no run has left anything in it, and returns an
+    exit status.
     HYDRA_FULL_ERROR=1 in the environment asks for tracebacks.
     """
     allow_any_text()
@@ -62,9 +50,10 @@ def run_hydra(
     try:
         check_environment()
         checked = checked_arguments(repeated(arguments), conf)
-        if checked.is_sweep:
-            return _run_sweep(task, conf, checked, words, finish_sweep)
-        _run(_job(task, conf, checked, words, raised), conf, checked.words)
+        if not checked.is_sweep:
+            _run(_job(task, conf, checked, words, raised), conf, checked.words)
+            return 0
+        folder, failures = _run_sweep(task, conf, checked, words)
     except KeyboardInterrupt as stop:
         print("interrupted", file=sys.stderr)
         return int(getattr(stop, "exit_status", Interrupted().exit_status))
@@ -73,7 +62,11 @@ def run_hydra(
             raise
         told = error if isinstance(error, UserError) else ConfigError(explain(error, conf, sys.argv[1:]))
         return failed(str(told), told.exit_status)
-    return 0
+    try:
+        status = finish_sweep(folder) if finish_sweep and folder.exists() else 0
+    finally:
+        _report_failures(failures)
+    return 1 if failures else status
 
 
 def _run(job: Callable[[DictConfig], Any], conf: Path, arguments: Sequence[str]) -> None:
@@ -106,33 +99,41 @@ def _job(
 
 
 def _run_sweep(
-    task: Callable[[DictConfig], Any],
-    conf: Path,
-    checked: Arguments,
-    words: Sequence[str],
-    finish: Callable[[Path], None] | None,
-) -> int:
-    """Run what is not finished of a sweep; 1 if any of its runs has failed."""
+    task: Callable[[DictConfig], Any], conf: Path, checked: Arguments, words: Sequence[str]
+) -> tuple[Path, list[str]]:
+    """Run what is not finished of a sweep; returns its folder, and a line for each run that has failed."""
     with open_sweep(checked, conf) as sweep:
-        arguments = [*checked.settings, f"hydra.sweep.dir={quoted(str(sweep.folder))}", *checked.flags]
+        place = f"hydra.sweep.dir={quoted(str(sweep.folder))}"
+        arguments = [*checked.settings, *_jobs_at_once(checked.settings), place, *checked.flags]
         try:
             _run(_member_job(task, conf, checked, words, sweep), conf, arguments)
-        except KeyboardInterrupt:
-            _tell(sweep.failures())
-            if not sweep.is_empty():
+        except BaseException as error:
+            _report_failures(sweep.failures())
+            if isinstance(error, KeyboardInterrupt) and sweep.runs and not sweep.is_empty():
                 print(f"continue with: {sweep.command()}", file=sys.stderr)
             raise
-        if finish and not sweep.is_empty():
-            finish(sweep.folder)
-        return _tell(sweep.failures())
+        return sweep.folder, sweep.failures()
 
 
-def _tell(failures: Sequence[str]) -> int:
-    """Print a line for each failed run of a sweep, and return the exit status."""
-    if not failures:
-        return 0
-    runs = "1 run of the sweep" if len(failures) == 1 else f"{len(failures)} runs of the sweep"
-    return failed("\n".join([f"{runs} failed:", *(f"  {line}" for line in failures)]))
+def _jobs_at_once(settings: Sequence[str]) -> list[str]:
+    """How many runs joblib starts at once, unless the settings say so: one for each processor, and not always ten.
+
+    It shares the processors out: each run has as many threads as there are processors for it.
+    """
+    if value_of(settings, "hydra/launcher") != "joblib" or value_of(settings, "hydra.launcher.n_jobs"):
+        return []
+    from mnist_cnn import machine  # which imports torch
+
+    # It looks for leaks, and takes what the libraries have allocated for one; the worker is only started anew.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs were given to the executor")
+    return [f"hydra.launcher.n_jobs={machine.processors()}"]
+
+
+def _report_failures(failures: Sequence[str]) -> None:
+    """Print the lines of the failed runs of a sweep, below a heading."""
+    if failures:
+        runs = "1 run of the sweep" if len(failures) == 1 else f"{len(failures)} runs of the sweep"
+        failed("\n".join([f"{runs} failed:", *(f"  {line}" for line in failures)]))
 
 
 def _member_job(
@@ -142,12 +143,12 @@ def _member_job(
     asked, program = os.environ.get("HYDRA_FULL_ERROR"), sys.argv[0]
 
     def job(composed: DictConfig) -> Any:
-        hydras = HydraConfig.get()
-        settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
-        member = sweep.member(hydras.job.num, settings)
+        hydra_config = HydraConfig.get()
+        settings: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        member = sweep.member(hydra_config.job.num, settings)
         done = finished(member.folder)
         if done is not None:
-            print(f"{member.label}: finished before", file=sys.stderr)
+            print(f"{member.label}: already finished", file=sys.stderr)
             return done.get("val/accuracy")
         with _hydra_full_error(asked):
             print(f"\n{member.label}", file=sys.stderr)
@@ -170,42 +171,10 @@ def _member_job(
 
 def _of_this_run(composed: DictConfig, conf: Path, checked: Arguments) -> DictConfig:
     """The configuration of the run that Hydra has composed, new or resumed."""
-    hydras = HydraConfig.get()
-    settings: Any = OmegaConf.to_container(hydras.overrides.task, resolve=False)
+    hydra_config = HydraConfig.get()
+    settings: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     loader = config_loader(conf, checked.config_dir)
-    return _of_a_run(composed, settings, hydras.runtime.choices.get("model"), loader)
-
-
-def configured(settings: Sequence[str]) -> tuple[Config, str]:
-    """The typed configuration that these settings ask for, and the command that would do the same.
-
-    ConfigError for a wrong setting, and for flags, which belong on a command line.
-    """
-    flag = next((setting for setting in settings if setting.startswith("-")), None)
-    if flag is not None:
-        raise ConfigError(f"{flag}: flags are for the command line; only settings, key=value, can be given here.")
-    try:
-        checked = checked_arguments(settings, CONF).settings
-        with _without_global_state(), initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("config", checked, return_hydra_config=True)
-            with open_dict(composed):
-                chosen = composed.pop("hydra").runtime.choices.get("model")
-            composed = _of_a_run(composed, checked, chosen, GlobalHydra.instance().config_loader())
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, CONF, list(settings))) from error
-    return config.to_config(composed), shlex.join(["mnist-cnn", "train", *checked])
-
-
-@contextmanager
-def _without_global_state() -> Iterator[None]:
-    """Set Hydra's global state aside, of which there is one: the caller may be a program of Hydra itself."""
-    with _ONE_AT_A_TIME:
-        state = Singleton.get_state()
-        GlobalHydra.instance().clear()
-        try:
-            yield
-        finally:
-            Singleton.set_state(state)
+    return new_or_resumed(composed, settings, hydra_config.runtime.choices.get("model"), loader)
 
 
 @contextmanager
@@ -216,13 +185,3 @@ def _hydra_full_error(value: str | None) -> Iterator[None]:
         yield
     finally:
         os.environ["HYDRA_FULL_ERROR"] = before or "0"
-
-
-def _of_a_run(composed: DictConfig, settings: Sequence[str], model: str | None, loader: ConfigLoader) -> DictConfig:
-    """The configuration of one run, new or resumed; `model` is the chosen option of that group."""
-    if composed.resume:
-        with quick_imports():
-            from mnist_cnn.training.resume.settings import resumed
-
-        return resumed(composed, keys_of(settings))
-    return named(composed, keys_of(settings), model, loader)

@@ -17,12 +17,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from mnist_cnn.config import OF_THE_MACHINE, to_config, written
+from mnist_cnn.data.sources import OWN
 from mnist_cnn.errors import ConfigError, UserError, flat, one_line
 from mnist_cnn.files import write_file
-from mnist_cnn.hydra_cli import record
 from mnist_cnn.hydra_cli.arguments import Arguments, value_of
-from mnist_cnn.hydra_cli.compose import compose_run, config_loader, is_hydras, runs_of
-from mnist_cnn.hydra_cli.record import read_record, write_record
+from mnist_cnn.hydra_cli.compose import compose_run, config_loader, is_hydra_setting, runs_of
+from mnist_cnn.hydra_cli.record import NAME, read_record, write_record
 from mnist_cnn.run_folder import folder_name, lock
 from mnist_cnn.terminal import train_command
 from mnist_cnn.training.resume.saved import check_files, leaves, read_saved
@@ -105,7 +105,7 @@ class Sweep:
     def is_empty(self) -> bool:
         """Whether no run has left anything but its error."""
         return not any(
-            path.name not in (record.NAME, ".lock", "multirun.yaml")  # which Hydra writes
+            path.name not in (NAME, ".lock", "multirun.yaml")  # which Hydra writes
             and not (path.is_dir() and [inner.name for inner in path.iterdir()] == [_ERROR])
             for path in self.folder.iterdir()
         )
@@ -148,19 +148,21 @@ def _check_same(sweep: Sweep, loader: ConfigLoader) -> None:
     setting = f"run_dir={one_line(sweep.folder, 200)}"
     before, now = (_identity(settings) for settings in (read_record(sweep.folder, setting).settings, sweep.settings))
     if before != now:
-        there = " ".join(one for one in before if one not in now) or "the same in another order"
-        here = " ".join(one for one in now if one not in before) or "nothing of the kind"
+        gone, new = [one for one in before if one not in now], [one for one in now if one not in before]
+        had, lacked = f"with {' '.join(gone)}" if gone else "", f"without {' '.join(new)}" if new else ""
+        how = ", ".join(filter(None, (had, lacked))) or "with its settings in another order"
         raise ConfigError(
-            f"{setting}: it holds another sweep ({one_line(there, 200)}; here: {one_line(here, 200)}); name another "
-            "folder for this one. mnist-cnn leaderboard makes one table of several sweeps."
+            f"{setting}: the sweep in it was begun {one_line(how, 400)}; name another folder for this one. "
+            "mnist-cnn leaderboard makes one table of several sweeps."
         )
     if not sweep.runs:
         raise ConfigError(f"{setting}: this sweeper chooses its runs anew each time; name another folder.")
     for member in sweep.members():
         if member.folder.is_symlink():
             raise ConfigError(f"{setting}: {member.folder.name} is a link; the folder of a sweep has none.")
-        if (member.folder / "config.yaml").exists():
+        if member.folder.exists():
             check_files(member.folder)
+        if (member.folder / "config.yaml").exists():
             _check_unchanged(member, loader, setting)
 
 
@@ -168,7 +170,7 @@ def _check_unchanged(member: Member, loader: ConfigLoader, setting: str) -> None
     """Raise ConfigError if a run was begun with other settings than the same command gives now."""
     saved = dict(leaves(read_saved(str(member.folder))))
     now = dict(leaves(to_config(compose_run(loader, member.overrides)).to_dict()))
-    aside = {*OF_THE_MACHINE, "run_dir", "resume"}
+    aside = {"run_dir", "resume", *OF_THE_MACHINE} - _places_of_own_images(str(saved.get("data.name")))
     if saved.get("model.init_from") is not None:  # the run has recorded the network that it brings
         aside |= {key for key in saved | now if key.startswith("model.")}
     for key in saved | now:
@@ -181,12 +183,21 @@ def _check_unchanged(member: Member, loader: ConfigLoader, setting: str) -> None
 
 def _identity(settings: Sequence[str]) -> list[str]:
     """What makes a sweep another one: all its settings, but not the place and the machine where its runs are done."""
+    overrides = list(zip(settings, _parsed(settings), strict=True))
+    data = [str(one.value()) for _, one in overrides if one.key_or_group == "data" and not one.is_sweep_override()]
+    # What else the options of `trainer` bring is compared run by run.
+    aside = {"run_dir", "trainer", *OF_THE_MACHINE} - _places_of_own_images(data[-1] if data else "")
     return [
         setting
-        for setting, override in zip(settings, _parsed(settings), strict=True)
-        if override.is_sweep_override()
-        or not (is_hydras(override) or override.key_or_group in ("run_dir", "logger", *OF_THE_MACHINE))
+        for setting, one in overrides
+        if one.is_sweep_override()
+        or not (is_hydra_setting(one) or one.key_or_group in aside or one.key_or_group.partition(".")[0] == "logger")
     ]
+
+
+def _places_of_own_images(data: str) -> set[str]:
+    """The settings that name the images of a data set of the user's own: with others, it is another experiment."""
+    return {"data.root", "data.file"} if data in OWN else set()
 
 
 def _parsed(settings: Sequence[str]) -> list[Override]:

@@ -101,6 +101,12 @@ def mistakes(evaluation: Evaluation, images: Images) -> Figure:
     return gallery(images.images[[mistake.index for mistake in worst]], titles, columns=5)
 
 
+def wrong_answers(evaluation: Evaluation, images: Images, indices: Tensor) -> Figure:
+    """The misclassified images at these indices: true class → predicted class."""
+    titles = [_taken_for(answer, evaluation.classes) for answer in evaluation.answers(indices)]
+    return gallery(images.images[indices], titles, columns=5)
+
+
 def least_certain(evaluation: Evaluation, images: Images) -> Figure:
     """The least certain answers with their probability: a tick if it is right, else true class → answer in orange."""
     answers = evaluation.least_certain(LEAST_CERTAIN)

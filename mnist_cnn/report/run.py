@@ -79,6 +79,7 @@ class Run:
             "interrupted": self.interrupted,
             "accelerator": self.accelerator,
             "parameters": self.trained.network.parameter_count,
+            "val/images": self.val.total if self.val else 0,
             "val/accuracy": self.val and self.val.accuracy,
             "val/loss": self.val and self.val.loss,
             "test/accuracy": self.test.accuracy,

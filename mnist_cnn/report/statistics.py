@@ -10,6 +10,7 @@ from statistics import stdev
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logit
 from scipy.stats import t, ttest_ind_from_stats
 from statsmodels.stats.multitest import multipletests
 
@@ -37,6 +38,15 @@ def summary(values: Sequence[float]) -> Summary:
     std = stdev(values)
     low, high = t.interval(CONFIDENCE, n - 1, mean, std / n**0.5) if std else (mean, mean)
     return Summary(n, mean, std, float(low), float(high))
+
+
+def log_odds(accuracy: float, images: int) -> float:
+    """The logarithm of right against wrong answers, half an answer added to both so that it is finite (Haldane 1956).
+
+    The seeds of a setting of 98 % spread far less than those of one of 60 %, which costs Welch's test most of its
+    power. On this scale they spread alike.
+    """
+    return float(logit((accuracy * images + 0.5) / (images + 1)))
 
 
 def not_separable(groups: Sequence[Sequence[float]], best: int) -> list[bool | None]:

@@ -26,6 +26,7 @@ from mnist_cnn.training.callbacks import (
     BestAndLast,
     DropoutSchedule,
     EpochState,
+    EpochWatch,
     Finite,
     FirstBatch,
     History,
@@ -42,8 +43,8 @@ _IMAGES_AT_ONCE = 2048
 # Callbacks that have no hook for single batches, or whose hooks also work with several. Any other may rely on single
 # steps.
 _EPOCHWISE = (
-    AveragedWeights, BestAndLast, DropoutSchedule, EarlyStopping, EpochState, Finite, FirstBatch, History, Progress,
-    StopRequest,
+    AveragedWeights, BestAndLast, DropoutSchedule, EarlyStopping, EpochState, EpochWatch, Finite, FirstBatch, History,
+    Progress, StopRequest,
 )  # fmt: skip
 
 

@@ -2,9 +2,11 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from mnist_cnn import run_folder
@@ -26,8 +28,10 @@ from mnist_cnn.training.resume.pretrained import load_pretrained, with_network_o
 from mnist_cnn.training.trainer import build_classifier, build_trainer, fit
 
 
-def train(config: Config, command: str) -> Run | None:
+def train(config: Config, command: str, callbacks: Sequence[Callback] = ()) -> Run | None:
     """Train as configured, and report. The run's folder records `command`, which says how the run was started.
+
+    `callbacks` come after those of the configuration; they are not part of the run's settings.
 
     None in all processes but the first, and where the run was stopped before there was anything to report.
     """
@@ -53,7 +57,7 @@ def train(config: Config, command: str) -> Run | None:
     data.setup()
 
     with open_run_dir(config, data.dataset_name) as run_dir:
-        trainer = build_trainer(config, run_dir, command)
+        trainer = build_trainer(config, run_dir, command, callbacks)
         module = build_classifier(config, network, data, trainer, pretrained)
         fit(trainer, module, data, config, stopped_at)
         return evaluate_and_report(trainer, data, run_dir)

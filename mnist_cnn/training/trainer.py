@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ from mnist_cnn.training.targets import make
 T = TypeVar("T")
 
 
-def build_trainer(config: Config, run_dir: Path, command: str) -> pl.Trainer:
+def build_trainer(config: Config, run_dir: Path, command: str, further: Sequence[Callback] = ()) -> pl.Trainer:
     """Lightning's Trainer with the callbacks and loggers of a run, whose folder records configuration and command."""
     _quiet()
     callbacks = _make_all(config.callbacks, "callbacks", Callback, run_dir)
@@ -61,7 +62,7 @@ def build_trainer(config: Config, run_dir: Path, command: str) -> pl.Trainer:
     # A resumed run is recorded after its first batch only: if its state can't be used, the folder stays as it was.
     first_batch = FirstBatch(record if config.resume else None)
     ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest(), first_batch]
-    trainer = _trainer(config, [*ours, *callbacks], loggers, run_dir)
+    trainer = _trainer(config, [*ours, *callbacks, *further], loggers, run_dir)
     if not config.resume:
         record()
     return trainer
@@ -223,6 +224,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Lightning 2.6 uses a way to compare that torch 2.15 has deprecated.
     warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")
+    # On a machine with SLURM, a run may still be meant for this machine alone.
+    warnings.filterwarnings("ignore", ".*`srun` command is available on your system but is not used.*")
     # A run that is resumed writes into its own folder.
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     # Lightning expects a data loader to begin a resumed epoch again; ours continues with the next batch (EpochState).

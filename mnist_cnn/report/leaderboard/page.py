@@ -26,7 +26,7 @@ th { font-weight: normal; color: var(--muted); vertical-align: bottom; }
 td { vertical-align: top; white-space: nowrap; }
 td small { display: block; }
 .setting { text-align: left; }
-td.setting { white-space: normal; overflow-wrap: anywhere; min-width: 4rem; }
+.long { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 .tall { max-height: 90vh; overflow-y: auto; }
 .tall th { position: sticky; top: 0; background: var(--page); }
 .best td { font-weight: bold; }
@@ -48,7 +48,8 @@ def page(table: Table, folders: Sequence[Path], output: Path) -> str:
     command = shlex.join(["mnist-cnn", "leaderboard", *map(str, folders), "-o", str(output)])
     body = f"""\
 <section><div class="wide{" tall" if len(table.rows) > _MAX_ROWS else ""}"><table>
-<tr><th>#</th>{head}<th>n</th>{measures}<th>best epoch</th><th>seconds</th><th>parameters</th><th class="runs">runs, by seed</th></tr>
+<tr><th>#</th>{head}<th>n</th>{measures}<th>best epoch</th><th>seconds</th><th>parameters</th>
+<th class="runs">runs, by seed</th></tr>
 {rows}</table></div></section>
 <section>{notes}</section>
 {"".join(_plots(table))}
@@ -58,12 +59,12 @@ def page(table: Table, folders: Sequence[Path], output: Path) -> str:
 
 
 def _row(table: Table, number: int, row: Row, output: Path) -> str:
+    shown = [text.shown(row.setting.values[key], 80) for key in table.columns]
     values = "".join(
-        f'<td class="setting">{html.escape(text.shown(row.setting.values[key], 60))}</td>' for key in table.columns
+        f'<td class="setting{" long" if len(value) > 24 else ""}">{html.escape(value)}</td>' for value in shown
     )
     figures = "".join(
-        f"<td>{text.spread(row, name)}{f'<small>{text.interval(row, name)}</small>' if len(row.runs) > 1 else ''}</td>"
-        for name in MEASURES
+        f"<td>{text.spread(row, name)}<small>{text.interval(row, name).strip('–')}</small></td>" for name in MEASURES
     )
     mark = f" {text.MARK}" if text.is_marked(row) else ""
     runs = " ".join(_link(run, output) for run in row.runs)
@@ -120,7 +121,7 @@ def _plots_of(table: Table, numbered: Sequence[tuple[int, Row]]) -> str:
     if len(keys) > 1:
         width = plots.parallel_width(keys)
         lines = png(plots.parallel(rows, keys, text.short_names(keys)))
-        note = "A line for each setting, through its values to its mean validation accuracy; the darkest is the best."
+        note = "A line for each setting, through its values to its mean validation accuracy, which colours it."
         shown.append(_section("Which values go together", lines, note, width))
     drawn = png(plots.cost(rows, [number for number, _ in numbered]))
     others = " and those that can't be told from it" if any(text.is_marked(row) for row in rows) else ""

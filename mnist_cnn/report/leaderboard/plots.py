@@ -9,6 +9,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mnist_cnn.report.figures import BLUE, GREY, INCHES, ORANGE
 from mnist_cnn.report.leaderboard.scales import MAX_NAMED, WIDE, Scale, accuracy_scale, min_gap, scale
@@ -20,7 +21,7 @@ _APART = 0.05  # of the width or the height, between two numbered dots
 
 
 def by_value(rows: Sequence[Row], key: str) -> Figure:
-    """Validation accuracy against a setting: a dot for each run, and the mean of each value's runs with its interval."""
+    """Validation accuracy against a setting: a dot for each run, and for each value the mean of its runs."""
     across = scale([row.setting.values[key] for row in rows])
     runs: dict[float, list[float]] = {}
     for at, row in zip(across.places, rows, strict=True):
@@ -45,7 +46,7 @@ def by_value(rows: Sequence[Row], key: str) -> Figure:
     _name(axes.xaxis, across.ticks)
     _name(axes.yaxis, up.ticks)
     if across.kind == "names" and sum(len(label) + 2 for _, label in across.ticks) > 50:
-        axes.tick_params("x", rotation=90 if len(across.ticks) > 6 else 30)
+        axes.tick_params("x", rotation=90 if len(across.ticks) > 8 else 30)
     axes.set(xlim=(-0.1, 1.1), ylabel="validation accuracy")
     axes.set_xlabel(f"{key} (logarithmic)" if across.kind == "logarithmic" else key, parse_math=False)
     axes.grid(alpha=0.3)
@@ -73,7 +74,9 @@ def parallel(rows: Sequence[Row], keys: Sequence[str], names: Sequence[str]) -> 
             left, side = (number - 0.04, "right") if number < len(keys) else (number + 0.04, "left")
             text = axes.text(left, at, label, fontsize=8, ha=side, va="center", zorder=9)
             text.set(parse_math=False, path_effects=[withStroke(linewidth=3, foreground="white")])
-    axes.set_xticks(range(len(scales)), [*names, "val accuracy"], parse_math=False)
+    below = "\n" if max(map(len, names)) > 12 else ""  # every other name on a second line
+    heads = [below * (number % 2) + name for number, name in enumerate([*names, "val accuracy"])]
+    axes.set_xticks(range(len(scales)), heads, parse_math=False)
     axes.tick_params(length=0)
     axes.set(xlim=(-0.5, len(keys) + 0.4), ylim=(-0.06, 1.06))
     axes.yaxis.set_visible(False)
@@ -97,7 +100,9 @@ def cost(rows: Sequence[Row], numbers: Sequence[int]) -> Figure:
         axes.plot(at, *up([_mean(row)]), "o", color=colour, markersize=6, alpha=0.8, markeredgewidth=0)
     if max(seconds) >= WIDE * min(seconds):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     _name(axes.yaxis, up.ticks)
     axes.margins(x=0.08, y=0.1)
     numbered = np.empty((0, 2))
@@ -108,7 +113,7 @@ def cost(rows: Sequence[Row], numbers: Sequence[int]) -> Figure:
             place = axes.transAxes.inverted().transform(axes.transData.transform((at, up.place(_mean(row)))))
             if not (np.abs(numbered - place) < _APART).all(1).any():
                 numbered = np.vstack([numbered, place])
-                axes.annotate(str(number), place, (5, 4), "axes fraction", "offset points", fontsize=9)
+                axes.annotate(str(number), tuple(place), (5, 4), "axes fraction", "offset points", fontsize=9)
     axes.set(xlabel="seconds of training", ylabel="validation accuracy")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,5 +1,6 @@
 """Reads the results and the settings of runs from their folders, which may come from anybody."""
 
+import math
 import os
 import re
 from collections import deque
@@ -39,6 +40,7 @@ class Metrics(msgspec.Struct, frozen=True):
     test_accuracy: Share = msgspec.field(name="test/accuracy")
     fit_seconds: Positive
     best_epoch: Count | None = None
+    val_images: Count | None = msgspec.field(name="val/images", default=None)
     val_accuracy: Share | None = msgspec.field(name="val/accuracy", default=None)
     val_loss: Positive | None = msgspec.field(name="val/loss", default=None)
     test_loss: Positive | None = msgspec.field(name="test/loss", default=None)
@@ -66,7 +68,7 @@ class Failed(NamedTuple):
     """A run without a result: it failed, was stopped, has not been started, or its files are damaged."""
 
     folder: Path
-    overrides: list[str]  # as far as they are known
+    overrides: list[str]  # those that its sweep varies, as far as they are known
     why: str  # one printable line
 
 
@@ -126,12 +128,20 @@ def _search(start: Path) -> Iterator[tuple[Path, Mapping[str, list[str]]]]:
 
 
 def _members(folder: Path) -> Mapping[str, list[str]]:
-    """The overrides of each member of the sweep in a folder; none if it is no sweep, or its record is damaged."""
+    """The overrides of each member of the sweep in a folder that are not those of all its members.
+
+    None if it is no sweep, or its record is damaged.
+    """
     try:
         runs = msgspec.json.decode(read_regular(folder / "sweep.json", _MAX_BYTES), type=_Sweep).runs
     except (OSError, ValueError, RecursionError):
         return {}
-    return {name: overrides for name, overrides in runs.items() if re.fullmatch(r"\w[\w.,=+-]*", name)}
+    common = set.intersection(*map(set, runs.values())) if len(runs) > 1 else set()
+    return {
+        name: [override for override in overrides if override not in common]
+        for name, overrides in runs.items()
+        if re.fullmatch(r"\w[\w.,=+-]*", name)
+    }
 
 
 def _read(folder: Path, members: Mapping[str, list[str]]) -> Run | Failed:
@@ -193,7 +203,7 @@ def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
         if depth > _MAX_NESTING or not all(isinstance(item, _PLAIN) for item in _items(value)):
             raise ValueError(f"{one_line(path, 80)} is no value of a setting")
         if path and not inner:
-            yield path, value
+            yield path, _finite(value)
         for key in reversed(inner):
             if not re.fullmatch(r"[\w@/ -]{1,100}", str(key)):
                 raise ValueError(f"{one_line(key, 80)!r} is no key of a setting")
@@ -203,6 +213,13 @@ def _leaves(settings: Mapping[str, Any]) -> Iterator[tuple[str, Value]]:
 
 def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
+
+
+def _finite(value: Value) -> Value:
+    """NaN and infinity, which YAML has but JSON has not, as text."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _typed(overrides: Sequence[str]) -> dict[str, str]:

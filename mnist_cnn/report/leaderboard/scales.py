@@ -65,13 +65,13 @@ def accuracy_scale(accuracies: Sequence[float]) -> AccuracyScale:
     """
     low, high = max(min(accuracies), 0), min(max(accuracies), 1)
     least = max(min((1 - accuracy for accuracy in accuracies if accuracy < 1), default=1) / 2, 1e-6)
-    if 1 - low >= WIDE * max(1 - high, 2 * least):
-        candidates: Sequence[float] = _ACCURACIES
-        place: Callable[[float], float] = lambda accuracy: -math.log10(max(1 - accuracy, least))
-    else:
-        candidates, place = MaxNLocator(6).tick_values(low, high), float
-    ticks = [float(at) for at in candidates if low <= at <= high] or [high]
-    return AccuracyScale(place, [(place(at), f"{100 * at:.10g} %") for at in ticks])
+    is_wide = 1 - low >= WIDE * max(1 - high, 2 * least)
+
+    def place(accuracy: float) -> float:
+        return -math.log10(max(1 - accuracy, least)) if is_wide else accuracy
+
+    candidates = [low] if low == high else _ACCURACIES if is_wide else MaxNLocator(6).tick_values(low, high)
+    return AccuracyScale(place, [(place(at), f"{100 * at:.6g} %") for at in candidates if low <= at <= high])
 
 
 def min_gap(places: Sequence[float]) -> float:

@@ -41,7 +41,7 @@ FIGURES = (
 )
 
 
-def terminal(table: Table, width: int = 100) -> str:
+def terminal(table: Table, width: int = 100, with_failed: bool = True) -> str:
     """The table in columns, at most `width` characters wide if its settings leave room for that, and what to know."""
     rows = list(enumerate(table.rows[:_MAX_ROWS], start=1))
     head = ["", *short_names(table.columns)]
@@ -64,12 +64,12 @@ def terminal(table: Table, width: int = 100) -> str:
         lines.append(f"… and {len(table.rows) - _MAX_ROWS:,} more settings")
     if len(kept) < len(FIGURES):
         missing = dict.fromkeys(figure.title for figure in FIGURES if figure not in kept)
-        lines.append(f"\ntoo wide for here: {', '.join(missing).replace('95 % interval', 'further intervals')}")
+        lines.append(f"\nno room here for: {', '.join(missing).replace('95 % interval', 'further intervals')}")
     lines += ["", *explanations(table)]
     failed = [f"  {line}" for line in map(failure, table.failed[:_MAX_FAILED])]
     if len(table.failed) > _MAX_FAILED:
         failed.append(f"  … and {len(table.failed) - _MAX_FAILED:,} more")
-    if failed:
+    if failed and with_failed:
         lines += [f"\n{failed_heading(table)}:", *failed]
     return "\n".join([f"{heading(table)}\n", *lines] if table.rows else [heading(table), *lines[1:]])
 
@@ -87,7 +87,7 @@ def markdown(table: Table) -> str:
         for number, row in enumerate(table.rows, start=1)
     ]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-    parts = [f"# {heading(table)}", "\n".join(lines), *map(_escaped, explanations(table))]
+    parts = [f"# {_escaped(heading(table))}", "\n".join(lines), *map(_escaped, explanations(table))]
     if table.failed:
         failed = "\n".join(f"- {_escaped(failure(one))}" for one in table.failed)
         parts.append(f"## {failed_heading(table)}\n\n{failed}")
@@ -161,7 +161,7 @@ def explanations(table: Table) -> list[str]:
     order = "Ranked by mean validation accuracy."
     if any(len(row.runs) > 1 for row in table.rows):
         order += " ± is the standard deviation over the n runs; the interval is that of the mean."
-    marked = [f"{MARK} can't be told from the best with these seeds: {SEPARABLE}."] if table.is_marked else []
+    marked = [f"{MARK} can't be told from the best; with more seeds it may be. {SEPARABLE}."] if table.is_marked else []
     return [order, *marked, *(f"{note[0].upper()}{note[1:]}." for note in table.notes)]
 
 

@@ -25,9 +25,9 @@ class Leaderboard:
         """The runs without a result."""
         return self.table.failed
 
-    def text(self, width: int = 100) -> str:
-        """What a terminal of so many columns shows."""
-        lines = [text.terminal(self.table, width)]
+    def text(self, width: int = 100, with_failed: bool = True) -> str:
+        """What a terminal of so many columns shows, with or without the runs that have no result."""
+        lines = [text.terminal(self.table, width, with_failed)]
         if self.files:
             lines.append(f"\nwritten to {', '.join(one_line(file) for file in self.files)}")
         return "\n".join(lines)

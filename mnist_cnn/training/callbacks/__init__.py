@@ -2,15 +2,17 @@
 
 from mnist_cnn.training.callbacks.averaging import AveragedWeights, DropoutSchedule
 from mnist_cnn.training.callbacks.checkpoints import BestAndLast
-from mnist_cnn.training.callbacks.epochs import METRICS, EpochState, FirstBatch, History, Progress
-from mnist_cnn.training.callbacks.stopping import Finite, StopRequest, callbacks_of
+from mnist_cnn.training.callbacks.epochs import METRICS, EpochState, EpochWatch, FirstBatch, History, Progress
+from mnist_cnn.training.callbacks.stopping import EndedEarly, Finite, StopRequest, callbacks_of
 
 __all__ = [
     "METRICS",
     "AveragedWeights",
     "BestAndLast",
     "DropoutSchedule",
+    "EndedEarly",
     "EpochState",
+    "EpochWatch",
     "Finite",
     "FirstBatch",
     "History",

@@ -6,7 +6,7 @@ the checkpoint. Lightning does not call `on_train_epoch_start` again for such an
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mnist_cnn.data.datamodule import Batch, Batches
 from mnist_cnn.report.run import EpochRow
+from mnist_cnn.training.callbacks.stopping import EndedEarly, callbacks_of
 from mnist_cnn.training.log import CSVLog
 from mnist_cnn.training.module import Classifier
 
@@ -121,6 +122,21 @@ class History(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, CSVLog):
                 logger.go_on_after(self.rows)
+
+
+class EpochWatch(Callback):
+    """Before each epoch, shows `goes_on` the rows of all epochs so far; where it says no, the run ends with EndedEarly.
+
+    The checkpoints of those epochs have been written by then. Rows from before a resumed run was stopped are shown too.
+    """
+
+    def __init__(self, goes_on: Callable[[Sequence[EpochRow]], bool]) -> None:
+        self._goes_on = goes_on
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (history,) = callbacks_of(trainer, History)
+        if not self._goes_on(history.rows):
+            raise EndedEarly(f"ended after epoch {trainer.current_epoch}")
 
 
 class Progress(Callback):

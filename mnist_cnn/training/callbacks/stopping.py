@@ -29,6 +29,10 @@ class NotFiniteError(UserError):
     """A loss, a metric or a weight is infinite or not a number. Exit status 1."""
 
 
+class EndedEarly(UserError):
+    """Whoever watches the run has ended it between two epochs; it has its checkpoints, but no results."""
+
+
 class StopRequest(Callback):
     """Notes SIGINT, SIGTERM and SIGHUP, so that the run stops after the running batch, where it can write `last.ckpt`.
 
