@@ -1,6 +1,8 @@
 """Which of several processes this is, and who has started them, as torchrun, SLURM and Lightning say by variables."""
 
 import os
+import sys
+import time
 from typing import NamedTuple
 
 from mnist_cnn.config import written
@@ -63,6 +65,16 @@ def started() -> Started | None:
         machines = count["SLURM_STEP_NUM_NODES"]
         return Started("srun", count["SLURM_STEP_NUM_TASKS"] // machines, machines)
     return None
+
+
+def wait_for_slurm() -> None:
+    """In a job of SLURM, wait until SLURM ends it, for ten minutes at most; elsewhere, return at once.
+
+    To preempt a job, SLURM sends SIGTERM, and requeues the job after a grace time. One that has ended by then is over.
+    """
+    if os.environ.get("SLURM_JOB_ID") and os.environ.get("SLURM_JOB_NAME") != "interactive":
+        print("waiting for SLURM to end or requeue this job", file=sys.stderr, flush=True)
+        time.sleep(600)
 
 
 def is_first_process() -> bool:

@@ -291,6 +291,16 @@ def test_what_a_reader_must_know_of_the_runs_is_told(
     assert "note: Holm's method corrects the p-values together" in out
 
 
+def test_failed_runs_of_a_side_are_told(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(2):
+        for side in ("one", "other"):
+            noisy(digits_run, Path(side, str(seed)).absolute(), seed, max_epochs=3 if side == "one" else 4)
+    Path("one/2").mkdir()
+    Path("one/2/error.txt").write_text("no images")
+    _, out, _ = compare(capsys, "one", "other", "--json")
+    assert json.loads(out)["notes"] == ["one: 1 failed run is left out, so the mean is that of the others."]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_networks_of_ones_own_pictures_may_take_other_sizes(channels: int, capsys: pytest.CaptureFixture[str]) -> None:
     make("shades", ("dark", "light", "$x<b>"))

@@ -112,6 +112,15 @@ def work(count: int, *settings: str, by: str = "tpe", until: str = "median", see
     Worker(space, opened, folder, count, by, seed).run()
 
 
+def test_a_search_over_other_images_of_ones_own_is_another_search() -> None:
+    def words(*settings: str) -> list[str]:
+        return Space(settings, {}).words()
+
+    assert words("data=npz", "data.file=a.npz") != words("data=npz", "data.file=b.npz")
+    assert words("data=folder", "data.root=a") != words("data=folder", "data.root=b")
+    assert words("data=mnist", "data.root=a") == words("data=mnist", "data.root=b")
+
+
 def good(config: Config) -> list[float]:
     return [0.5, 0.6, 0.7 + config.optimizer["lr"]]
 

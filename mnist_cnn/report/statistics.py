@@ -43,8 +43,9 @@ def summary(values: Sequence[float]) -> Summary:
 def log_odds(accuracy: float, images: int) -> float:
     """The logarithm of right against wrong answers, half an answer added to both so that it is finite (Haldane 1956).
 
-    The seeds of a setting of 98 % spread far less than those of one of 60 %, which costs Welch's test most of its
-    power. On this scale they spread alike.
+    Near 100 %, accuracies are squeezed together: seeds of a setting at 98 % spread far less than those of one at 60 %.
+    On this scale the spread depends less on the accuracy, so Welch's test has more degrees of freedom where a poor
+    setting meets a good one.
     """
     return float(logit((accuracy * images + 0.5) / (images + 1)))
 

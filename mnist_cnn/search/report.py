@@ -18,6 +18,7 @@ from mnist_cnn.search.plots import plots_of
 from mnist_cnn.search.space import Space, describe
 from mnist_cnn.search.trials import ERROR
 from mnist_cnn.search.winner import write_winner
+from mnist_cnn.terminal import train_command
 
 _ROWS = 10  # that the terminal shows
 _ROWS_OF_THE_PAGE = 50
@@ -120,7 +121,7 @@ def _page(study: Study, space: Space, findings: Findings, command: str) -> str:
         "trials": findings.summary(),
         "best": f"trial {first_number(best)}, validation accuracy {best.value:.2%}",
         **{key: describe(distribution) for key, distribution in space.varied.items()},
-        "winner": f"python train.py {findings.winner}" if findings.winner else "can't be written as a file",
+        "winner": f"{train_command()} {findings.winner}" if findings.winner else "can't be written as a file",
     }
     shown = "".join(f"<tr><th>{html.escape(key)}</th><td>{_escaped(value)}</td></tr>" for key, value in facts.items())
     header = "".join(f"<th>{_escaped(name)}</th>" for name in findings.header())

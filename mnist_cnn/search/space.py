@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from mnist_cnn.config import Config
+from mnist_cnn.data.sources import OWN
 from mnist_cnn.errors import ConfigError, UserError, one_line
 from mnist_cnn.hydra_cli.configure import configured, overrides
 
@@ -62,9 +63,14 @@ class Space:
         for key, values in ends.items():
             yield from (self.settings({**first, key: value}) for value in values[1:])
 
+    def _is_of_own_images(self) -> bool:
+        """Whether the images are the user's own: those of another place are other ones."""
+        return any(setting == f"data={name}" for setting in self.fixed for name in OWN)
+
     def words(self) -> list[str]:
         """What makes this search another one than the next, as text: every setting that is not of the machine."""
-        fixed = [setting for setting in self.fixed if setting.partition("=")[0] not in _OF_THE_MACHINE]
+        aside = {*_OF_THE_MACHINE} - ({"data.root", "data.file"} if self._is_of_own_images() else set())
+        fixed = [setting for setting in self.fixed if setting.partition("=")[0] not in aside]
         return sorted([*fixed, *(f"{key}={describe(distribution)}" for key, distribution in self.varied.items())])
 
 

@@ -16,7 +16,7 @@ from mnist_cnn.inference import checkpoint
 from mnist_cnn.inference.evaluate import evaluate
 from mnist_cnn.inference.images import check_suits
 from mnist_cnn.network import build_network
-from mnist_cnn.processes import is_first_process
+from mnist_cnn.processes import is_first_process, wait_for_slurm
 from mnist_cnn.report.figures import SAMPLES
 from mnist_cnn.report.report import write_report
 from mnist_cnn.report.run import Run, resume_command
@@ -70,6 +70,8 @@ def evaluate_and_report(trainer: pl.Trainer, data: MNISTDataModule, run_dir: Pat
     """
     run = _evaluate_and_report(trainer, data, run_dir)
     if trainer.interrupted and trainer.is_global_zero:
+        if StopRequest.of(trainer).signal == signal.SIGTERM:
+            wait_for_slurm()
         StopRequest.of(trainer).obey(trainer)
     return run
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mnist_cnn import quick_imports
 from mnist_cnn.commands.arguments import add_json, file_path
 from mnist_cnn.errors import ConfigError, one_line
-from mnist_cnn.terminal import print_json
+from mnist_cnn.terminal import print_json, train_command
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -82,11 +82,11 @@ def run(options: argparse.Namespace) -> int:
         return 0
     print(f"\n{text(findings)}\n\nreport  {one_line(folder / 'search.html')}")
     if findings.winner:
-        print(f"winner  python train.py {findings.winner}")
+        print(f"winner  {train_command()} {findings.winner}")
     else:
         best = shlex.join(space.settings(findings.best[0].params))
         print(
-            f"winner  no experiment file can hold its settings; train them with: python train.py -m {best} seed=0,1,2"
+            f"winner  no experiment file can hold its settings; train them with: {train_command()} -m {best} seed=0,1,2"
         )
     return 0
 

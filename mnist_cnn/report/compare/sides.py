@@ -143,8 +143,11 @@ def common_dataset(sides: Sequence[Side]) -> str:
 
 
 def notes(sides: Sequence[Side]) -> Iterator[str]:
-    """What a reader must know of these runs, in a line each."""
+    """What a reader must know of these runs, one line each."""
     for side in sides:
+        if failed := _failed_beside(side):
+            runs = "1 failed run is" if failed == 1 else f"{failed} failed runs are"
+            yield f"{side.name}: {runs} left out, so the mean is that of the others."
         if differing := side.differing_settings():
             keys = ", ".join(one_line(key, 60) for key in differing[:5]) + (", …" if len(differing) > 5 else "")
             yield f"{side.name} mixes runs of different settings ({keys}), so its spread is not only that of the seeds."
@@ -155,6 +158,14 @@ def notes(sides: Sequence[Side]) -> Iterator[str]:
     for other in others:
         if not Side("", [*first.members, *other.members]).differing_settings():
             yield f"{first.name} and {other.name} have the same settings, except for the seed."
+
+
+def _failed_beside(side: Side) -> int:
+    """How many runs beside those of a side of several have failed."""
+    folders = {member.file.parents[2] for member in side.members if member.file.parent.name == "checkpoints"}
+    if len(side.members) < 2 or len(folders) != 1:
+        return 0
+    return sum(not (file.parent / "checkpoints").is_dir() for file in folders.pop().glob("*/error.txt"))
 
 
 def _runs_in(word: str) -> list[str]:

@@ -91,7 +91,10 @@ def read_runs(folders: Sequence[Path]) -> Found:
             if (real := os.path.realpath(folder)) not in seen:
                 seen.add(real)
                 read = _read(folder, members)
-                found.runs.append(read) if isinstance(read, Run) else found.failed.append(read)
+                if isinstance(read, Run):
+                    found.runs.append(read)
+                else:
+                    found.failed.append(read)
     found.failed.sort(key=lambda failed: failed.folder)
     return found
 
@@ -173,7 +176,7 @@ def _why_unfinished(folder: Path) -> str:
         return "not finished"
     except OSError as error:
         return f"failed; its error.txt can't be read: {error.strerror}"
-    return one_line(" ".join(said.split()), 400) or "failed without a word"
+    return one_line(" ".join(said.split()), 400) or "failed; its error.txt is empty"
 
 
 def _saved_settings(folder: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class NotFiniteError(UserError):
 
 
 class EndedEarly(UserError):
-    """Whoever watches the run has ended it between two epochs; it has its checkpoints, but no results."""
+    """A callback ended the run between two epochs; it has its checkpoints, but no results."""
 
 
 class StopRequest(Callback):
