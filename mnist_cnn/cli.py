@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train.main(words[1:], words[:1])
     parser = _parser()
     options, rest = parser.parse_known_args(words)
-    if "settings" in options:  # argparse takes all of them together, before an option or after it
+    if "settings" in options:  # argparse fills it from one unbroken group of words only
         options.settings += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
     if rest:

@@ -19,9 +19,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from mnist_cnn.errors import ConfigError, UserError, flat, one_line
 
 FILE = "search.db"
-# A worker says so often that it still works on its trial; after this time without a word, another one takes it over.
+# How often a worker sends a heartbeat, and after how long without one another worker takes over its trial.
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
-# How often a trial is begun again whose worker was killed: a trial that needs too much memory may be the one who kills.
+# How often a trial is restarted after its worker was killed: it may be the trial itself that uses up the memory.
 _RETRIES = 10
 _BUSY_SECONDS = 60  # how long a worker waits for another one's write to an SQLite file
 _ATTRIBUTE = "mnist-cnn search"
@@ -54,7 +54,7 @@ def shown(url: URL) -> str:
 
 
 @contextmanager
-def told(url: URL) -> Iterator[None]:
+def database_errors(url: URL) -> Iterator[None]:
     """Turn what a database refuses into a UserError of one line."""
     try:
         yield
@@ -77,7 +77,7 @@ def open_study(
     """
     name = folder.absolute().name if is_shared else "search"  # a folder may be renamed
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the search itself says what happens
-    with told(url):
+    with database_errors(url):
         study = optuna.create_study(
             storage=_storage(url),
             study_name=name,

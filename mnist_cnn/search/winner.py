@@ -40,13 +40,13 @@ def write_winner(folder: Path, settings: Sequence[str], about: Sequence[str]) ->
     lines = [f"# {one_line(line, 2000)}".rstrip() for line in (f"python train.py {arguments}", "", *about)]
     file.parent.mkdir(exist_ok=True)
     write_file(file, "\n".join(["# @package _global_", *lines, text]).encode())
-    if not _says(folder, wanted):
+    if not _composes_to(folder, wanted):
         file.unlink()
         return None
     return arguments
 
 
-def _says(folder: Path, wanted: dict[str, Any]) -> bool:
+def _composes_to(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether the experiment in this folder is composed to just these values."""
     path = str(folder.absolute()).replace("\\", "\\\\").replace("'", "\\'")
     try:

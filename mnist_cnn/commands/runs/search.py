@@ -70,12 +70,12 @@ def run(options: argparse.Namespace) -> int:
             folder.rmdir()
         raise
     try:
-        with database.told(url):
+        with database.database_errors(url):
             Worker(space, study, folder, options.trials, options.sampler, options.seed).run()
     except BaseException:
         print(f"to go on with the search, repeat the command with -o {shlex.quote(str(folder))}", file=sys.stderr)
         raise
-    with database.told(url):
+    with database.database_errors(url):
         findings = report(study, space, folder, command)
     if options.json:
         print_json({"folder": str(folder), **findings.to_dict()})

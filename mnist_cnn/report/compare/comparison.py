@@ -27,7 +27,7 @@ class Comparison:
 
     @cached_property
     def notes(self) -> list[str]:
-        """What a reader must know, in a line each."""
+        """What a reader must know, one line each."""
         found = [*notes(self.sides), *(note for each in self.differences for note in each.notes)]
         if any(each.tests > 1 for each in self.differences):
             found.append("Holm's method corrects the p-values together; each interval is one of 95 % by itself.")

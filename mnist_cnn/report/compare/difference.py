@@ -2,8 +2,8 @@
 
 Two networks are compared image by image, by McNemar's test. Its answer is about these two networks only; with another
 seed, both would be others. Two settings are compared over their seeds, by Welch's t-test, whose answer is about the
-settings. Welch's is the only test for seeds, chosen beforehand, so that nobody picks a test by its result. Pairing runs
-by their seed would gain little: in another network, the same seed gives other weights.
+settings. Welch's is the only test for seeds, chosen beforehand, so that nobody picks a test by its result; runs are not
+paired by their seed, which means the same to two settings only where they begin with the same weights.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
-    tests: int = 1  # so many have been made together, for which Holm's method has corrected p
+    tests: int = 1  # how many tests Holm's method corrected p for
 
     @property
     def significant(self) -> bool:
@@ -93,12 +93,12 @@ class Difference:
 
     @property
     def notes(self) -> list[str]:
-        """What must be known of the test, in a line each."""
+        """Notes on the test, one line each."""
         found = []
         if not self.over_seeds:
             found.append(
                 "This is about these two networks. With other seeds, the same settings give other accuracies: to "
-                "compare settings, give several runs a side."
+                "compare settings, give several runs for each side."
             )
         if self.low is not None and self.high is not None and self.significant == (self.low <= 0 <= self.high):
             found.append("The test and the interval disagree, as they may near the limit; the test decides.")

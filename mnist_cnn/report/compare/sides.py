@@ -27,7 +27,7 @@ _MAX_BYTES = 2**23  # of metrics.json, which has a row of 200 bytes for each epo
 
 
 class Member(NamedTuple):
-    """A run of a side: its checkpoint, under the name that was typed, or that it has in the folder that was."""
+    """A run of a side: its checkpoint, and its name, as typed or as found in the typed folder."""
 
     name: str
     file: Path
@@ -161,7 +161,7 @@ def notes(sides: Sequence[Side]) -> Iterator[str]:
 
 
 def _failed_beside(side: Side) -> int:
-    """How many runs beside those of a side of several have failed."""
+    """How many runs have failed in the folder that the runs of a side lie in."""
     folders = {member.file.parents[2] for member in side.members if member.file.parent.name == "checkpoints"}
     if len(side.members) < 2 or len(folders) != 1:
         return 0
