@@ -102,7 +102,7 @@ def measure(situation: Situation, settings: Sequence[str], spin: str) -> Measure
         with busy_core() if situation.beside_busy_core else nullcontext(), ThreadPoolExecutor(len(runs)) as pool:
             finished = list(pool.map(watch, [[*command, f"run_dir={run}"] for run in runs]))
         seeds = range(SEEDS) if situation.sweep else [0]
-        parts = [(seed, run / f"{seed}_seed={seed}" if situation.sweep else run) for run in runs for seed in seeds]
+        parts = [(seed, run / f"{seed:02}_seed-{seed}" if situation.sweep else run) for run in runs for seed in seeds]
         weights = {(seed, weights_of(part)) for seed, part in parts}
     return Measured(max(sum(one.epochs) for one in finished), max(one.command for one in finished), weights)
 

@@ -1,3 +1,4 @@
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler
 
-from mnist_cnn.data.datamodule import Batches, MNISTDataModule
+from mnist_cnn.data.datamodule import Batches, MNISTDataModule, Shares
 from mnist_cnn.data.images import Images, Preprocessing
 from mnist_cnn.data.split import split_indices
 from mnist_cnn.errors import ConfigError, DataError
@@ -94,14 +95,21 @@ def test_gathering_several_batches_at_once_keeps_their_order() -> None:
     assert torch.equal(one, other)
 
 
-def test_processes_share_training_without_losing_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = module()
-    seen = []
-    for rank in range(2):
-        monkeypatch.setattr(data, "_world", lambda rank=rank: (2, rank))
-        seen += [tuple(image) for images, _ in data.train_dataloader() for image in images.flatten(1).tolist()]
-    assert set(seen) == {tuple(image) for image in data.train.images.flatten(1).tolist()}
-    assert len(seen) - len(data.train) in (0, 1)
+@pytest.mark.parametrize(("images", "world"), [(100, 2), (101, 2), (103, 3), (97, 4), (3, 4), (96, 1)])
+def test_processes_take_the_steps_that_one_would_take(images: int, world: int) -> None:
+    """The mean over processes of the weighted means over their shares is the mean over the batch."""
+    values = torch.rand(images, dtype=torch.float64)
+    order = torch.randperm(images).tolist()
+    shares = [list(Shares(order, 8, world, rank)) for rank in range(world)]
+    plans = [Shares(order, 8, world, rank) for rank in range(world)]
+    one = list(BatchSampler(order, 8 * world, drop_last=False))
+    assert all(len(share) == len(plan) == len(one) for share, plan in zip(shares, plans, strict=True))
+    for step, batch in enumerate(one):
+        weights = [plan.weight(step) for plan in plans]
+        taken = [share[step] for share, weight in zip(shares, weights, strict=True) if weight]
+        assert sorted(chain.from_iterable(taken)) == sorted(batch)
+        means = [weight * values[share[step]].mean() for share, weight in zip(shares, weights, strict=True)]
+        assert float(sum(means)) / world == pytest.approx(float(values[batch].mean()))
 
 
 def test_batches_hold_the_images_that_the_sampler_names_in_its_order() -> None:

@@ -108,8 +108,6 @@ def test_an_odd_name_of_a_folder_is_a_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"SLURM_NTASKS": "2"}, "start the program with srun, or unset it"),
-        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}, "ntasks-per-node"),
         ({"SLURM_NTASKS": "x"}, "SLURM_NTASKS=x in the environment: it must be a whole number"),
         ({"RANK": "x"}, "RANK=x in the environment: it must be a whole number"),
         ({"RANK": "-1"}, "RANK=-1 in the environment"),

@@ -293,6 +293,17 @@ def test_two_sweeps_do_not_share_a_folder(monkeypatch: pytest.MonkeyPatch, capsy
     assert "another process is training in it" in capsys.readouterr().err
 
 
+def test_a_run_that_another_process_finishes_has_not_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(composed: DictConfig) -> float:
+        raise DataError("another process is training in it")
+
+    assert sweep(finish, monkeypatch, "seed=1,2") == 0
+    (metrics := Path("sweep/01_seed-2/metrics.json")).rename("metrics.json")
+    assert sweep(busy, monkeypatch, "seed=1,2") == 1
+    Path("metrics.json").rename(metrics)
+    assert sweep(finish, monkeypatch, "seed=1,2") == 0
+
+
 def test_the_folders_of_a_sweep_need_no_quotes_and_are_resumed_as_printed() -> None:
     settings = ("+model.layers.2.Conv2D.padding=same", "optimizer.betas=[0.8,0.99]", "model.name='a b',\"c=d, é\"")
     outcome = train_command("-m", *SETTINGS, *settings, "run_dir=a sweep")

@@ -308,10 +308,15 @@ def test_lightnings_own_test_loop_agrees_with_evaluate(tmp_path: Path) -> None:
 
 
 def test_two_processes_train_one_network_and_evaluate_every_image_once() -> None:
-    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1", "run_dir=run")
-    outcome = run_process("model=mlp", "data=digits", *two)
+    common = ("model=mlp", "data=digits", "trainer.accelerator=cpu", "trainer.max_epochs=1")
+    two = ("trainer=ddp", "trainer.devices=2", "data.batch_size=16", "run_dir=run")
+    outcome = run_process(*common, *two)
     assert outcome.status == 0, outcome.err
     found = metrics(Path("run"))
+    # They train as one process does with batches twice as large, though the 1,293rd image has no partner.
+    assert train_command(*common, "data.batch_size=32", "run_dir=one").status == 0
+    pairs = zip(found["history"], metrics(Path("one"))["history"], strict=True)
+    assert all(several == pytest.approx(one, rel=1e-5) for several, one in pairs)
     # Each process measured its share: their common figure is that of all images in one process.
     assert found["history"][0]["val/loss"] == pytest.approx(found["val/loss"], rel=1e-5)
     assert found["history"][0]["val/accuracy"] == pytest.approx(found["val/accuracy"])

@@ -164,7 +164,7 @@ class Shares(BatchSampler):
     get none take its first image, which then counts for nothing.
     """
 
-    def __init__(self, order: Sampler[int], size: int, world: int, rank: int) -> None:
+    def __init__(self, order: Sampler[int] | list[int], size: int, world: int, rank: int) -> None:
         super().__init__(order, size * world, drop_last=False)
         self._order, self._world, self._rank = order, world, rank
 

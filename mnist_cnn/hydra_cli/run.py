@@ -116,9 +116,9 @@ def _run_sweep(
 
 
 def _jobs_at_once(settings: Sequence[str]) -> list[str]:
-    """How many runs joblib starts at once, unless the settings say so: one for each processor, and not always ten.
+    """How many runs joblib starts at once, unless the settings say so: one for each processor that this run may use.
 
-    It shares the processors out: each run has as many threads as there are processors for it.
+    By itself it counts hardware threads. It gives each run as many threads as there are processors for it.
     """
     if value_of(settings, "hydra/launcher") != "joblib" or value_of(settings, "hydra.launcher.n_jobs"):
         return []

@@ -23,7 +23,7 @@ from mnist_cnn.files import write_file
 from mnist_cnn.hydra_cli.arguments import Arguments, value_of
 from mnist_cnn.hydra_cli.compose import compose_run, config_loader, is_hydra_setting, runs_of
 from mnist_cnn.hydra_cli.record import NAME, read_record, write_record
-from mnist_cnn.run_folder import folder_name, lock
+from mnist_cnn.run_folder import finished, folder_name, lock
 from mnist_cnn.terminal import train_command
 from mnist_cnn.training.resume.saved import check_files, leaves, read_saved
 
@@ -46,7 +46,9 @@ class Member:
 
     @property
     def error(self) -> str:
-        """Why the last attempt has failed; empty if it has not."""
+        """Why the last attempt has failed; empty if it has not, or if another process has finished the run since."""
+        if finished(self.folder) is not None:
+            return ""
         with suppress(OSError):
             return one_line((self.folder / _ERROR).read_text(encoding="utf-8", errors="replace").strip(), 400)
         return ""
@@ -96,7 +98,8 @@ class Sweep:
         if self.runs:
             return [f"{member.label}: {member.error}" for member in self.members() if member.error]
         folders = sorted(file.parent for file in self.folder.glob(f"*/{_ERROR}"))
-        return [f"run {folder.name}: {Member(0, [], [], folder).error}" for folder in folders]
+        errors = {folder.name: Member(0, [], [], folder).error for folder in folders}
+        return [f"run {name}: {error}" for name, error in errors.items() if error]
 
     def command(self) -> str:
         """What to type to go on with this sweep."""
