@@ -1,6 +1,12 @@
 """Jobs of SLURM and processes that others start; tests/test_training.py trains with several."""
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
 from mnist_cnn import processes
 from mnist_cnn.errors import ConfigError
@@ -42,6 +48,23 @@ def test_a_command_typed_into_an_interactive_job_trains(monkeypatch: pytest.Monk
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     with pytest.raises(ConfigError):
         processes.check_environment()
+
+
+def test_a_run_that_is_told_to_exit_leaves_at_once() -> None:
+    """As submitit does, when it has requeued a job that reaches its time limit."""
+    outcome = train_command(*QUICK, "+callbacks.leave._target_=tests.test_scale.Leave", "run_dir=run")
+    assert outcome.status == 75
+    assert "test " not in outcome.out
+    assert not Path("run/metrics.json").exists()
+    assert train_command("resume=run", "+callbacks.leave=null").status == 0
+
+
+class Leave(Callback):
+    """Exits in the second epoch."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.current_epoch == 1:
+            sys.exit(75)
 
 
 def test_a_stopped_job_of_slurm_waits_to_be_requeued(

@@ -133,11 +133,11 @@ def fit(
         # Lightning shares the processors out among several processes.
         with machine.threads(operations) if trainer.world_size == 1 else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=stopped_at, weights_only=True)
-    except SystemExit as end:  # how Lightning leaves after Ctrl-C
-        if not trainer.interrupted:
-            raise
+    except SystemExit as end:
         if isinstance(end, SIGTERMException):  # which came before the run listened
             StopRequest.of(trainer).signal = signal.SIGTERM
+        elif not isinstance(end.__context__, KeyboardInterrupt):  # after that, Lightning leaves so
+            raise  # for somebody else, such as submitit, which has requeued the job
     except Exception as error:
         if as_user_error(error) is not None:
             raise
