@@ -19,7 +19,7 @@ from pathlib import Path
 from kill import TRAIN, outcome, same
 
 SWEEP = ("-m", "model=mlp,tiny", "optimizer.lr=1e-3,3e-3", "seed=0,1", "data=digits", "trainer=cpu",
-         "trainer.max_epochs=40", "callbacks.checkpoint.every_n_train_steps=5")  # fmt: skip
+         "trainer.max_epochs=100", "callbacks.checkpoint.every_n_train_steps=5")  # fmt: skip
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
@@ -49,11 +49,14 @@ def main() -> int:
         if start(undisturbed).wait():
             raise SystemExit("the undisturbed sweep has failed")
         seconds = time.monotonic() - began
+        began = time.monotonic()
+        start(undisturbed).wait()  # everything is finished, so this is the time of starting and ending
+        startup = time.monotonic() - began
         runs = len(list(undisturbed.glob("*/metrics.json")))
         for number in range(1, options.kills + 1):
             process = start(killed)
-            # Each start takes some time before it trains; what is left of the sweep shall last for all kills.
-            moment = moments.uniform(0.2, 0.6) * seconds
+            # Some come while the program starts, most while it trains, and the sweep must outlast all of them.
+            moment = moments.uniform(0.5 * startup, startup + (seconds - startup) / (0.7 * options.kills))
             try:
                 process.wait(moment)
             except subprocess.TimeoutExpired:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -59,6 +60,11 @@ def command_line() -> str:
     """What was typed to start this program."""
     program = ["python", "train.py"] if Path(sys.argv[0]).name == "train.py" else ["mnist-cnn"]
     return shlex.join([*program, *sys.argv[1:]])
+
+
+def columns() -> int:
+    """The width of the terminal; 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns
 
 
 def print_json(fields: Mapping[str, Any]) -> None:

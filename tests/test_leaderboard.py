@@ -245,14 +245,14 @@ def test_runs_without_a_result_are_listed_with_their_overrides_and_what_happened
     members = {name: ["model=tiny", *varied] for name, varied in members.items()}
     Path("sweep/sweep.json").write_text(json.dumps({"settings": [], "runs": members}))
     made = leaderboard([Path("sweep")])
-    assert [(one.folder.name, one.overrides, one.why) for one in made.failed] == [
+    assert [(one.folder.name, one.overrides, one.why) for one in made.table.failed] == [
         ("01_b", ["optimizer.lr=0", "seed=1"], r"optimizer.lr=0: the learning rate\x1b[31m must be above 0"),
         ("02_c", ["seed=2"], "not finished"),
         ("03_d", ["seed=3"], "stopped after 4 epochs"),
         ("04_e", ["seed=4"], "not started"),
     ]
     assert "4 runs have no result:\n  sweep/01_b (optimizer.lr=0, seed=1): optimizer.lr=0: the" in made.text()
-    assert [one.overrides for one in leaderboard([Path("sweep/01_b")]).failed] == [["optimizer.lr=0", "seed=1"]]
+    assert [one.overrides for one in leaderboard([Path("sweep/01_b")]).table.failed] == [["optimizer.lr=0", "seed=1"]]
 
 
 def test_a_tree_of_runs_is_found_and_links_are_not_followed() -> None:
@@ -322,8 +322,8 @@ def test_what_is_no_file_or_too_large_is_skipped(monkeypatch: pytest.MonkeyPatch
     Path("runs/large/metrics.json").write_bytes(b" " * 5000)
     monkeypatch.setattr(reading, "_MAX_BYTES", 4000)
     made = leaderboard([Path("runs")])
-    assert [one.folder.name for one in made.failed] == ["folder", "large", "pipe"]
-    assert all("skipped, because its metrics.json can't be read: " in one.why for one in made.failed)
+    assert [one.folder.name for one in made.table.failed] == ["folder", "large", "pipe"]
+    assert all("skipped, because its metrics.json can't be read: " in one.why for one in made.table.failed)
 
 
 NASTY = [
@@ -538,7 +538,7 @@ def test_where_there_is_nothing_to_show_the_command_says_so_and_writes_nothing(a
 
 def test_a_real_run_has_a_line(digits_run: Path) -> None:
     made = leaderboard([digits_run])
-    assert made.failed == []
+    assert made.table.failed == []
     (row,) = made.table.rows
     assert row.runs[0].settings["optimizer.lr"] == 0.001
     assert row.runs[0].typed["model"] == "tiny"

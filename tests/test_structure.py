@@ -25,7 +25,7 @@ STANDS_ON: dict[str, set[str]] = {
     "keras": {"inference", "network", "data"},
     "export": {"inference", "network", "data"},
     "training": {"report", "inference", "network", "data", "run_folder", "processes"},
-    "search": {"training", "report", "hydra_cli"},
+    "search": {"training", "report", "hydra_cli", "data"},
 }
 MAX_MODULES_IN_A_FOLDER = 10
 

@@ -1,6 +1,5 @@
 """`mnist-cnn train` and `python train.py`: trains a network, as Hydra composes the settings."""
 
-import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mnist_cnn import quick_imports
 from mnist_cnn.errors import missing_package
-from mnist_cnn.terminal import command_line, failed, run_command
+from mnist_cnn.terminal import columns, command_line, failed, run_command
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -43,9 +42,8 @@ def leaderboard(sweep: Path) -> int:
         with quick_imports():
             from mnist_cnn.report.leaderboard import write_leaderboard
 
-        columns = max(shutil.get_terminal_size((100, 24)).columns, 100)
         made = write_leaderboard([sweep], sweep)
-        print(f"\n{made.text(columns, with_failed=False)}")  # which follow, as errors
+        print(f"\n{made.text(columns(), with_failed=False)}")  # which follow, as errors
         return 0
 
     return run_command(write)

@@ -53,16 +53,16 @@ from mnist_cnn.training.targets import make
 T = TypeVar("T")
 
 
-def build_trainer(config: Config, run_dir: Path, command: str, further: Sequence[Callback] = ()) -> pl.Trainer:
+def build_trainer(config: Config, run_dir: Path, command: str, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
     """Lightning's Trainer with the callbacks and loggers of a run, whose folder records configuration and command."""
     _quiet()
-    callbacks = _make_all(config.callbacks, "callbacks", Callback, run_dir)
+    configured = _make_all(config.callbacks, "callbacks", Callback, run_dir)
     loggers = _make_all(config.logger, "logger", Logger, run_dir)  # type: ignore[type-abstract]
     record = partial(run_folder.record, run_dir, config, command)
     # A resumed run is recorded after its first batch only: if its state can't be used, the folder stays as it was.
     first_batch = FirstBatch(record if config.resume else None)
     ours = [Finite(), EpochState(config.seed), History(), Progress(), StopRequest(), first_batch]
-    trainer = _trainer(config, [*ours, *callbacks, *further], loggers, run_dir)
+    trainer = _trainer(config, [*ours, *configured, *callbacks], loggers, run_dir)
     if not config.resume:
         record()
     return trainer

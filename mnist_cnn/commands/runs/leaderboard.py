@@ -1,14 +1,13 @@
 """`mnist-cnn leaderboard`: makes one table from the folders of runs."""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 from mnist_cnn import quick_imports
 from mnist_cnn.commands.arguments import add_json, file_path
 from mnist_cnn.errors import UserError
-from mnist_cnn.terminal import print_json
+from mnist_cnn.terminal import columns, print_json
 
 DESCRIPTION = (
     "Make one table from run folders: a line for each setting, with the mean over its seeds and its 95 % interval, "
@@ -38,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(made.to_dict())
     else:
-        print(made.text(max(shutil.get_terminal_size((100, 24)).columns, 100)))
+        print(made.text(columns()))
         if output is None:
             print("not written to files: -o FOLDER names a place", file=sys.stderr)
     if not made.table.rows:

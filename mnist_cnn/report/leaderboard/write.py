@@ -9,7 +9,7 @@ from mnist_cnn.errors import OutputError, one_line, unicode_text
 from mnist_cnn.files import write_file
 from mnist_cnn.report.leaderboard import text
 from mnist_cnn.report.leaderboard.page import page
-from mnist_cnn.report.leaderboard.runs import Failed, read_runs
+from mnist_cnn.report.leaderboard.runs import read_runs
 from mnist_cnn.report.leaderboard.table import Table, table
 
 
@@ -19,11 +19,6 @@ class Leaderboard:
 
     table: Table
     files: list[Path]
-
-    @property
-    def failed(self) -> list[Failed]:
-        """The runs without a result."""
-        return self.table.failed
 
     def text(self, width: int = 100, with_failed: bool = True) -> str:
         """What a terminal of so many columns shows, with or without the runs that have no result."""
