@@ -131,19 +131,17 @@ def test_a_folder_that_holds_a_run_is_not_written_over(digits_run: Path) -> None
 
 
 def test_a_sweep_makes_one_complete_folder_a_setting() -> None:
-    varied = ("model=tiny,mlp", "optimizer.lr=1e-3,3e-3")
+    varied = ("model=tiny,mlp", "optimizer.lr=3e-3")
     outcome = train_command("-m", "data=digits", "trainer=cpu", "trainer.max_epochs=1", *varied)
     assert outcome.status == 0, outcome.err
     (sweep,) = Path("runs").iterdir()
     folders = sorted(folder for folder in sweep.iterdir() if folder.is_dir())
     assert [folder.name for folder in folders] == [
-        "00_model-tiny_optimizer.lr-0.001",
-        "01_model-tiny_optimizer.lr-0.003",
-        "02_model-mlp_optimizer.lr-0.001",
-        "03_model-mlp_optimizer.lr-0.003",
+        "00_model-tiny",
+        "01_model-mlp",
     ]
     assert all((folder / "report" / "index.html").exists() for folder in folders)
-    assert len({metrics(folder)["val/loss"] for folder in folders}) == 4
+    assert len({metrics(folder)["val/loss"] for folder in folders}) == 2
 
 
 def test_a_sweep_over_a_layers_argument_changes_the_network() -> None:
