@@ -19,7 +19,7 @@ from pathlib import Path
 from kill import TRAIN, outcome, same
 
 SWEEP = ("-m", "model=mlp,tiny", "optimizer.lr=1e-3,3e-3", "seed=0,1", "data=digits", "trainer=cpu",
-         "trainer.max_epochs=100", "callbacks.checkpoint.every_n_train_steps=5")  # fmt: skip
+         "trainer.max_epochs=20", "callbacks.checkpoint.every_n_train_steps=5")  # fmt: skip
 
 
 def start(folder: Path) -> "subprocess.Popen[str]":
