@@ -295,10 +295,27 @@ def test_failed_runs_of_a_side_are_told(digits_run: Path, capsys: pytest.Capture
     for seed in range(2):
         for side in ("one", "other"):
             noisy(digits_run, Path(side, str(seed)).absolute(), seed, max_epochs=3 if side == "one" else 4)
-    Path("one/2").mkdir()
-    Path("one/2/error.txt").write_text("no images")
+    for failed in ("one/2", "one/3", "other/2"):
+        Path(failed).mkdir()
+        Path(failed, "error.txt").write_text("no images")
     _, out, _ = compare(capsys, "one", "other", "--json")
-    assert json.loads(out)["notes"] == ["one: 1 failed run is left out, so the mean is that of the others."]
+    assert json.loads(out)["notes"] == [
+        "one: 2 of its 4 runs failed and are left out.",
+        "other: 1 of its 3 runs failed and is left out.",
+    ]
+
+
+def test_a_failed_run_beside_those_of_a_side_is_not_its_own(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(2):
+        for side in ("one", "other"):
+            noisy(digits_run, Path("sweep", f"{side}_{seed}").absolute(), seed, max_epochs=3 if side == "one" else 4)
+    Path("sweep/third_0").mkdir()
+    Path("sweep/third_0/error.txt").write_text("no images")
+    one, other = (["sweep/one_0", "sweep/one_1"], ["sweep/other_0", "sweep/other_1"])
+    _, out, _ = compare(capsys, *one, "--with", *other, "--json")
+    assert json.loads(out)["notes"] == []
 
 
 @pytest.mark.parametrize("channels", [1, 3])

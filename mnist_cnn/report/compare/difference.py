@@ -2,8 +2,9 @@
 
 Two networks are compared image by image, by McNemar's test. Its answer is about these two networks only; with another
 seed, both would be others. Two settings are compared over their seeds, by Welch's t-test, whose answer is about the
-settings. Welch's is the only test for seeds, chosen beforehand, so that nobody picks a test by its result; runs are not
-paired by their seed, which means the same to two settings only where they begin with the same weights.
+settings. Welch's is the only test for seeds, chosen beforehand, so that nobody picks a test by its result. Runs are not
+paired by seed: where only the optimiser differs, the same seed gives the same initial weights, and pairing might find
+smaller differences.
 """
 
 from collections.abc import Sequence

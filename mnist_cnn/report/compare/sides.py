@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -27,7 +27,7 @@ _MAX_BYTES = 2**23  # of metrics.json, which has a row of 200 bytes for each epo
 
 
 class Member(NamedTuple):
-    """A run of a side: its checkpoint, and its name, as typed or as found in the typed folder."""
+    """A run of a side: its checkpoint, and its name: as typed, or as found in the typed folder."""
 
     name: str
     file: Path
@@ -54,6 +54,7 @@ class Side:
 
     name: str
     members: Sequence[Member]
+    failed: int = field(default=0, kw_only=True)  # runs in its folders that have no network, so they are no members
 
     def differing_settings(self) -> list[str]:
         """The settings, other than the seed, that its runs don't share."""
@@ -85,13 +86,16 @@ def read_sides(groups: Sequence[Sequence[str]]) -> list[Side]:
 
     ConfigError if they can't be compared, CheckpointError if a checkpoint can't be used.
     """
-    paths = [[path for word in group for path in _runs_in(word)] for group in groups]
+    found = [[_runs_in(word) for word in group] for group in groups]
+    paths = [[path for runs, _ in side for path in runs] for side in found]
     if sum(map(len, paths)) > MAX_RUNS:
         raise ConfigError(f"these are {sum(map(len, paths)):,} runs; at most {MAX_RUNS:,} can be compared.")
     names = _names(groups)
     sides = [
-        Side(name, [Member(path, *checkpoint.load_kept(path)) for path in side])
-        for name, side in zip(names, paths, strict=True)
+        Side(
+            name, [Member(path, *checkpoint.load_kept(path)) for path in side], failed=sum(count for _, count in words)
+        )
+        for name, side, words in zip(names, paths, found, strict=True)
     ]
     _check(sides)
     return sides
@@ -111,7 +115,8 @@ def evaluate_sides(
             results = []
             for member in side.members:
                 # The runs of a side mostly take the same images, which are then read once.
-                if source != (source := _source(member.trained)):
+                before, source = source, _source(member.trained)
+                if source != before:
                     images = load(member.trained)
                     first = images if first is None else first
                     if not _same(images, first):
@@ -124,7 +129,7 @@ def evaluate_sides(
                 except CheckpointError as error:
                     raise CheckpointError(f"{one_line(member.file)}: {error}") from None
                 bar.update()
-            evaluated.append(EvaluatedSide(side.name, side.members, results))
+            evaluated.append(EvaluatedSide(side.name, side.members, results, failed=side.failed))
     assert first is not None
     return evaluated, first
 
@@ -145,9 +150,9 @@ def common_dataset(sides: Sequence[Side]) -> str:
 def notes(sides: Sequence[Side]) -> Iterator[str]:
     """What a reader must know of these runs, one line each."""
     for side in sides:
-        if failed := _failed_beside(side):
-            runs = "1 failed run is" if failed == 1 else f"{failed} failed runs are"
-            yield f"{side.name}: {runs} left out, so the mean is that of the others."
+        if side.failed:
+            left_out = "failed and is left out" if side.failed == 1 else "failed and are left out"
+            yield f"{side.name}: {side.failed} of its {len(side.members) + side.failed} runs {left_out}."
         if differing := side.differing_settings():
             keys = ", ".join(one_line(key, 60) for key in differing[:5]) + (", …" if len(differing) > 5 else "")
             yield f"{side.name} mixes runs of different settings ({keys}), so its spread is not only that of the seeds."
@@ -160,25 +165,19 @@ def notes(sides: Sequence[Side]) -> Iterator[str]:
             yield f"{first.name} and {other.name} have the same settings, except for the seed."
 
 
-def _failed_beside(side: Side) -> int:
-    """How many runs have failed in the folder that the runs of a side lie in."""
-    folders = {member.file.parents[2] for member in side.members if member.file.parent.name == "checkpoints"}
-    if len(side.members) < 2 or len(folders) != 1:
-        return 0
-    return sum(not (file.parent / "checkpoints").is_dir() for file in folders.pop().glob("*/error.txt"))
-
-
-def _runs_in(word: str) -> list[str]:
-    """The runs in a folder that holds folders of runs; any other word as it is."""
+def _runs_in(word: str) -> tuple[list[str], int]:
+    """The runs in a folder that holds folders of runs, and how many others there failed; any other word as it is."""
     folder = Path(word)
     try:
         if not word or not folder.is_dir() or (folder / "checkpoints").is_dir():
-            return [word]
-        inner = sorted(path.name for path in folder.iterdir() if (path / "checkpoints").is_dir())
+            return [word], 0
+        folders = list(folder.iterdir())
+        inner = sorted(path.name for path in folders if (path / "checkpoints").is_dir())
+        failed = sum((path / "error.txt").is_file() and path.name not in inner for path in folders)
     except (OSError, ValueError):  # which reading the checkpoint explains
-        return [word]
+        return [word], 0
     inner.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0))  # 2 before 10
-    return [os.path.join(word, name) for name in inner] or [word]
+    return ([os.path.join(word, name) for name in inner], failed) if inner else ([word], 0)
 
 
 def _names(groups: Sequence[Sequence[str]]) -> list[str]:
