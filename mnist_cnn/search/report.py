@@ -2,7 +2,6 @@
 
 import html
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from mnist_cnn.errors import UserError, one_line
 from mnist_cnn.files import write_file
 from mnist_cnn.report import document
+from mnist_cnn.report.columns import aligned
 from mnist_cnn.search.database import first_number
 from mnist_cnn.search.plots import plots_of
 from mnist_cnn.search.space import Space, describe
@@ -98,17 +98,10 @@ def report(study: Study, space: Space, folder: Path, command: str) -> Findings:
     return findings
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
-    return "\n".join(lines)
-
-
 def text(findings: Findings) -> str:
     """The best trials for the terminal, and which failed."""
     rows, errors = findings.rows(), findings.errors()
-    lines = [findings.summary(), "", table(findings.header(), rows[:_ROWS])]
+    lines = [findings.summary(), "", *aligned([findings.header(), *rows[:_ROWS]])]
     if len(rows) > _ROWS:
         lines.append(f"and {len(rows) - _ROWS} more")
     return "\n".join([*lines, *(f"failed: {error}" for error in errors[:_ROWS])])

@@ -1,4 +1,4 @@
-"""Writes the best trial of a search as an experiment, `python train.py --config-dir FOLDER experiment=winner`."""
+"""Writes the best trial of a search as an experiment, `mnist-cnn train --config-dir FOLDER experiment=winner`."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from mnist_cnn.config import Config, literal
 from mnist_cnn.errors import ConfigError, one_line
 from mnist_cnn.files import write_file
 from mnist_cnn.hydra_cli.configure import chosen_options, configured
+from mnist_cnn.terminal import train_command
 
 _NAME = "winner"
 
@@ -37,7 +38,7 @@ def write_winner(folder: Path, settings: Sequence[str], about: Sequence[str]) ->
     content |= literal(_difference(base, wanted))
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     arguments = shlex.join(["--config-dir", str(folder), "-m", f"experiment={_NAME}", "seed=0,1,2"])
-    lines = [f"# {one_line(line, 2000)}".rstrip() for line in (f"python train.py {arguments}", "", *about)]
+    lines = [f"# {one_line(line, 2000)}".rstrip() for line in (f"{train_command()} {arguments}", "", *about)]
     file.parent.mkdir(exist_ok=True)
     write_file(file, "\n".join(["# @package _global_", *lines, text]).encode())
     if not _composes_to(folder, wanted):

@@ -7,6 +7,7 @@ from typing import Any
 
 from mnist_cnn.errors import one_line, unicode_text
 from mnist_cnn.inference.box import Spread, percent
+from mnist_cnn.report.columns import aligned
 from mnist_cnn.report.compare.difference import Difference, differences
 from mnist_cnn.report.compare.sides import EvaluatedSide, notes
 
@@ -58,10 +59,10 @@ class Comparison:
 
     def to_text(self) -> str:
         """The results for the terminal."""
-        parts = [self.images, _aligned(self.sides_table())]
+        parts = [self.images, _table(self.sides_table())]
         for each in self.differences:
             if not each.over_seeds:
-                parts += [_aligned(contingency(each)), _aligned(by_class(each))]
+                parts += [_table(contingency(each)), _table(by_class(each))]
             parts.append(each.sentence)
         parts += [f"note: {note}" for note in self.notes]
         return "\n\n".join(part for part in parts if part)
@@ -93,18 +94,11 @@ def by_class(difference: Difference) -> list[Row]:
     return [header, *rows] if rows else []
 
 
-def _aligned(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row]) -> str:
     """A table for the terminal: the first column to the left, numbers to the right, and other text to the left."""
     cut = [[one_line(cell, 200 if column else _NAME) for column, cell in enumerate(row)] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
-    lines = []
-    for row in cut:
-        cells = [
-            cell.ljust(width) if index == 0 or not rows[1][index][:1].isdigit() else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    left = {column for row in rows[1:2] for column, cell in enumerate(row) if column == 0 or not cell[:1].isdigit()}
+    return "\n".join(aligned(cut, left))
 
 
 def _side(side: EvaluatedSide) -> dict[str, Any]:

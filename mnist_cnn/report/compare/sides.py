@@ -109,7 +109,8 @@ def evaluate_sides(
     `load` gives the images for a network. ConfigError if they are not the same for all of them, which happens where
     runs have split off other images for validation.
     """
-    evaluated, first, source = list[EvaluatedSide](), None, None
+    evaluated, first = list[EvaluatedSide](), None
+    source: tuple[object, ...] | None = None
     with tqdm(total=sum(len(side.members) for side in sides), desc="evaluating", leave=False, disable=None) as bar:
         for side in sides:
             results = []

@@ -133,7 +133,7 @@ def _search(start: Path) -> Iterator[tuple[Path, Mapping[str, list[str]]]]:
 def _members(folder: Path) -> Mapping[str, list[str]]:
     """The overrides of each member of the sweep in a folder that are not those of all its members.
 
-    None if it is no sweep, or its record is damaged.
+    Empty if the folder is no sweep, or its record is damaged.
     """
     try:
         runs = msgspec.json.decode(read_regular(folder / "sweep.json", _MAX_BYTES), type=_Sweep).runs

@@ -21,9 +21,8 @@ _SAME_RESULT = (
 )  # fmt: skip
 # The setting that says in a word which option a group has.
 _DESCRIBED_BY = {"model": "model.name", "optimizer": "optimizer._target_", "scheduler": "scheduler._target_"}
-_MAX_MORE = (
-    4  # columns for settings that nobody typed; of more, only those are shown that are needed to tell runs apart
-)
+# Columns for settings that nobody typed; of more, only those are shown that are needed to tell runs apart.
+_MAX_MORE = 4
 
 
 @dataclass(frozen=True)

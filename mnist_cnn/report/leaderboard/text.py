@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from mnist_cnn.errors import one_line, unicode_text
+from mnist_cnn.report.columns import aligned
 from mnist_cnn.report.leaderboard.runs import Failed, Value
 from mnist_cnn.report.leaderboard.settings import DATA
 from mnist_cnn.report.leaderboard.table import MEASURES, SEPARABLE, Row, Table
@@ -55,7 +56,7 @@ def terminal(table: Table, width: int = 100, with_failed: bool = True) -> str:
             ]
             for number, row in rows
         ]
-        lines = _aligned([[*head, *(figure.title for figure in kept)], *body], left=1 + len(table.columns))
+        lines = aligned([[*head, *(figure.title for figure in kept)], *body], left=range(1, 1 + len(table.columns)))
         worst = max(kept, key=lambda figure: figure.rank)
         if max(map(len, lines)) <= width or not worst.rank:
             break
@@ -255,15 +256,3 @@ def _cell(value: Value) -> object:
 def _escaped(text: str) -> str:
     """Text in Markdown, without any meaning as markup or as the end of a cell."""
     return re.sub(r"([\\`*\[\]<>|&~$#])", r"\\\1", text)
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    """Rows of cells as lines; the first `left` columns but the very first are aligned left, figures right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if 0 < index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
