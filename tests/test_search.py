@@ -107,18 +107,19 @@ def work(count: int, *settings: str, by: str = "tpe", until: str = "median", see
     folder, space = Path("found"), read_space([*FIXED, *(settings or [RATES])])
     folder.mkdir(exist_ok=True)
     url = database.database_url(None, folder)
-    words = [*space.words(), by, until]
+    words = [*space.words("digits"), by, until]
     opened = database.open_study(url, folder, words, sampler(by, seed, space), pruner(until), is_shared=False)
     Worker(space, opened, folder, count, by, seed).run()
 
 
 def test_a_search_over_other_images_of_ones_own_is_another_search() -> None:
-    def words(*settings: str) -> list[str]:
-        return Space(settings, {}).words()
+    def words(dataset: str, *settings: str) -> list[str]:
+        return Space(settings, {}).words(dataset)
 
-    assert words("data=npz", "data.file=a.npz") != words("data=npz", "data.file=b.npz")
-    assert words("data=folder", "data.root=a") != words("data=folder", "data.root=b")
-    assert words("data=mnist", "data.root=a") == words("data=mnist", "data.root=b")
+    assert words("npz", "data=npz", "data.file=a.npz") != words("npz", "data=npz", "data.file=b.npz")
+    assert words("folder", "data=folder", "data.root=a") != words("folder", "data=folder", "data.root=b")
+    assert words("folder", "experiment=mine", "data.root=a") != words("folder", "experiment=mine", "data.root=b")
+    assert words("mnist", "data=mnist", "data.root=a") == words("mnist", "data=mnist", "data.root=b")
 
 
 def good(config: Config) -> list[float]:

@@ -22,7 +22,7 @@ from mnist_cnn.hydra_cli.configure import configured, overrides
 # The most values that a setting is chosen from; intervals have no such limit.
 _MOST_VALUES = 1000
 # Settings that depend on the machine, which is another one for each worker of a search, and not on what is searched.
-_OF_THE_MACHINE = ("data.root", "data.file", "data.mirror")
+_OF_THE_MACHINE = ("data.root", "data.mirror")
 _EXAMPLE = "'optimizer.lr=tag(log, interval(1e-4, 1e-2))'"
 
 
@@ -63,13 +63,12 @@ class Space:
         for key, values in ends.items():
             yield from (self.settings({**first, key: value}) for value in values[1:])
 
-    def _is_of_own_images(self) -> bool:
-        """Whether the images are the user's own: those of another place are other ones."""
-        return any(setting == f"data={name}" for setting in self.fixed for name in OWN)
+    def words(self, dataset: str) -> list[str]:
+        """What makes this search another one than the next, as text: every setting that is not of the machine.
 
-    def words(self) -> list[str]:
-        """What makes this search another one than the next, as text: every setting that is not of the machine."""
-        aside = {*_OF_THE_MACHINE} - ({"data.root", "data.file"} if self._is_of_own_images() else set())
+        `dataset` is `data.name`: the user's own images are other ones in another place.
+        """
+        aside = {*_OF_THE_MACHINE} - ({"data.root"} if dataset in OWN else set())
         fixed = [setting for setting in self.fixed if setting.partition("=")[0] not in aside]
         return sorted([*fixed, *(f"{key}={describe(distribution)}" for key, distribution in self.varied.items())])
 

@@ -15,6 +15,7 @@ from mnist_cnn.terminal import print_json, train_command
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
+_SAMPLER, _PRUNER = "tpe", "median"  # the usual ones
 DESCRIPTION = (
     "Search for the settings with the best validation accuracy. A setting that is searched over has several values, "
     "a,b,c, or range(…) or interval(…), as in: mnist-cnn search model=tiny data.batch_size=32,64 "
@@ -28,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trials", type=_count, default=20, metavar="N",
         help="how many trials, of all workers together (20); those that fail don't count",
     )  # fmt: skip
-    parser.add_argument("--sampler", default="tpe", metavar="NAME", help="tpe (default), gp, qmc, random or grid")
     parser.add_argument(
-        "--pruner", default="median", metavar="NAME",
-        help="what ends hopeless trials early: median (default), asha, hyperband or none",
+        "--sampler", default=_SAMPLER, metavar="NAME", help="%(default)s (default), gp, qmc, random or grid"
+    )
+    parser.add_argument(
+        "--pruner", default=_PRUNER, metavar="NAME",
+        help="what ends hopeless trials early: %(default)s (default), asha, hyperband or none",
     )  # fmt: skip
     parser.add_argument(
         "--storage", metavar="URL", help="the study's database, which several machines may share (a file in FOLDER)"
@@ -61,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     folder = options.output or Path("runs") / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_search"
     url = database.database_url(options.storage, folder)
     command = _command(options, url)
-    words = [*space.words(), f"--sampler {options.sampler}", f"--pruner {options.pruner}"]
+    words = [*space.words(first.data.name), f"--sampler {options.sampler}", f"--pruner {options.pruner}"]
     is_new = _make_folder(folder, options.storage is None)
     try:
         study = database.open_study(url, folder, words, sampler, pruner, options.storage is not None)
@@ -111,7 +114,7 @@ def _command(options: argparse.Namespace, url: "URL") -> str:
     from mnist_cnn.search.database import shown
 
     words = ["mnist-cnn", "search", *options.settings, "--trials", str(options.trials)]
-    for option, usual in (("sampler", "tpe"), ("pruner", "median"), ("seed", None)):
+    for option, usual in (("sampler", _SAMPLER), ("pruner", _PRUNER), ("seed", None)):
         value = getattr(options, option)
         words += [f"--{option}", str(value)] if value != usual else []
     return shlex.join([*words, *(["--storage", shown(url)] if options.storage else [])])
